@@ -1,0 +1,45 @@
+# Two commands for a fresh machine: `make run` and `make test`. Both set up .venv first, from the lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: run test report setup lock schema clean
+
+run: $(VENV)/ready
+	@snakemake --cores $(CORES) --workflow-profile workflow/profiles/default
+	@echo "Look at results/cifar10-sample/resnet20/one-pixel/figures/strip_success.png; tables are in results/tables."
+
+report: run
+	@snakemake --cores 1 --report report.html
+	@echo "Open report.html in a browser."
+
+test: $(VENV)/ready
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	mypy
+	snakemake --lint
+	pytest
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onepix needs Python 3.11 or newer")'
+	@echo "Setting up $(VENV): PyTorch and its libraries are about 6 GB, a few minutes …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Needs the network; the result is committed.
+lock: $(VENV)/ready
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --upgrade --quiet --output-file requirements.lock
+
+schema: $(VENV)/ready
+	onepix schema > workflow/schemas/config.schema.json
+
+clean:
+	rm -rf $(VENV) .snakemake logs results
