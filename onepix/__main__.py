@@ -1,0 +1,5 @@
+"""`python -m onepix`."""
+
+from onepix.cli import main
+
+main()

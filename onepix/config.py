@@ -1,0 +1,297 @@
+"""The configuration, whole: every setting, its type, its range and its default."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from onepix.errors import OnepixError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+S = TypeVar("S", bound=BaseModel)
+RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest known name, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(known)}"
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key '{key}'; {nearest(str(key), cls.model_fields)}")
+        return values
+
+
+class BundledDataset(Settings):
+    """The first 100 CIFAR-10 test images, which come with onepix."""
+
+    source: Literal["bundled"] = "bundled"
+
+
+class Cifar10Dataset(Settings):
+    """CIFAR-10, fetched once and checked against the published MD5s."""
+
+    source: Literal["cifar10"]
+    split: Literal["train", "test"] = "test"
+
+
+class ArraysDataset(Settings):
+    """Your own images: an .npz file with `images` (uint8; image, y, x, channel) and `labels`."""
+
+    source: Literal["arrays"]
+    path: str
+    class_names: tuple[str, ...] | None = Field(None, description="Default: the labels as numbers.")
+
+
+DatasetSettings = Annotated[BundledDataset | Cifar10Dataset | ArraysDataset, Field(discriminator="source")]
+
+
+class Recipe(Settings):
+    """How a network is trained on CIFAR-10."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(128, ge=1)
+    peak_learning_rate: float = Field(gt=0)
+    momentum: float = Field(0.9, gt=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    crop_padding: int = Field(4, ge=0)
+    mirror: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class NetworkSettings(Settings):
+    """An architecture, its weights and its input scaling: the network sees (image / 255 − mean) / std."""
+
+    architecture: str = Field(description="lenet, resnet20 (or any depth 6n + 2), or package.module:factory.")
+    weights: str = Field(
+        "bundled",
+        description="bundled, train, factory (the factory loads its own), or the path of a .safetensors file.",
+    )
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Of the weights file.")
+    mean: tuple[float, ...] | None = Field(None, description="A number a channel; default: what the weights file says.")
+    std: tuple[float, ...] | None = None
+    classes: int = Field(10, ge=2)
+    channels: int = Field(3, ge=1)
+    recipe: Recipe | None = Field(None, description="For weights: train. Default: the architecture's own recipe.")
+    seed: int = Field(0, ge=0, description="For weights: train.")
+
+    @model_validator(mode="after")
+    def _scaling_is_whole(self) -> "NetworkSettings":
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together: give both or neither")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} numbers, expected {self.channels}, one a channel")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {list(self.std)}")
+        return self
+
+
+class DifferentialEvolution(Settings):
+    """The differential evolution of Su, Vargas and Sakurai (2017), untargeted."""
+
+    method: Literal["differential_evolution"] = "differential_evolution"
+    pixels: int = Field(1, ge=1)
+    population: int = Field(400, ge=4, description="Candidates an image.")
+    generations: int = Field(100, ge=0, description="After the initial population.")
+    differential_weight: float = Field(0.5, gt=0, le=2, description="F: child = x1 + F (x2 − x3).")
+    colour_mean: float = Field(128.0, description="Of the normal distribution of initial colours.")
+    colour_std: float = Field(127.0, gt=0)
+    seed: int = Field(0, ge=0)
+
+
+class Run(Settings):
+    """Images of one dataset, attacked on each of the networks by each of the attacks."""
+
+    dataset: Name
+    networks: tuple[Name, ...] = Field(min_length=1)
+    attacks: tuple[Name, ...] = Field(min_length=1)
+    images: str | tuple[int, ...] = Field(description="Ids: a range such as 0-49, several with commas, or a list.")
+
+    @field_validator("images")
+    @classmethod
+    def _can_be_read(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if not parse_ids(value):
+            raise ValueError("no image is selected")
+        return value
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The selected ids, ascending, each once."""
+        return parse_ids(self.images)
+
+
+class Engine(Settings):
+    """How networks are evaluated."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU if there is one.")
+    micro_batch: int = Field(64, ge=1, description="Images a forward pass; fixed, so that results repeat.")
+
+
+class Propagation(Settings):
+    """Which layers are followed."""
+
+    layers: tuple[str, ...] = Field(("*",), min_length=1, description="Glob patterns of dotted layer names.")
+
+
+class Statistics(Settings):
+    """Intervals."""
+
+    confidence: Share = 0.95
+    resamples: int = Field(9999, ge=100, description="Of the bootstrap over images.")
+    seed: int = Field(0, ge=0)
+
+
+class Figures(Settings):
+    """What is drawn, and how."""
+
+    strips: tuple[Literal["success", "failure"] | int, ...] = Field(
+        ("success", "failure"), description="Images shown layer by layer: the first of a kind, or an image id."
+    )
+    strip_layers: tuple[str, ...] = Field(("*",), min_length=1, description="Glob patterns of the layers shown.")
+    position_maps: int = Field(4, ge=1, le=8, description="Successes whose position maps are shown.")
+    colour_map: str = Field("magma", description="A Matplotlib colour map.")
+    dpi: int = Field(200, ge=50, le=1200)
+
+
+class Config(Settings):
+    """A study."""
+
+    datasets: dict[Name, DatasetSettings]
+    networks: dict[Name, NetworkSettings]
+    attacks: dict[Name, DifferentialEvolution]
+    runs: tuple[Run, ...] = Field(min_length=1)
+    images_per_job: int = Field(25, ge=1, description="Images a job attacks together.")
+    engine: Engine = Engine()
+    propagation: Propagation = Propagation()
+    statistics: Statistics = Statistics()
+    figures: Figures = Figures()
+    existing_cifar10: str | None = Field(
+        None, description="A folder with a copy, in torchvision's or the official binary layout; default: download."
+    )
+    data: str = Field("data", description="Folder of fetched images and networks.")
+    results: str = Field("results", description="Folder of everything that is computed.")
+
+    @model_validator(mode="after")
+    def _runs_name_what_exists(self) -> "Config":
+        for index, run in enumerate(self.runs):
+            _known(run.dataset, self.datasets, f"runs.{index}.dataset")
+            for name in run.networks:
+                _known(name, self.networks, f"runs.{index}.networks")
+            for name in run.attacks:
+                _known(name, self.attacks, f"runs.{index}.attacks")
+        return self
+
+    @model_validator(mode="after")
+    def _each_combination_once(self) -> "Config":
+        seen: set[tuple[str, str, str]] = set()
+        for run in self.runs:
+            for combination in ((run.dataset, n, a) for n in run.networks for a in run.attacks):
+                if combination in seen:
+                    raise ValueError(f"runs: {'/'.join(combination)} is named twice; join its images in one run")
+                seen.add(combination)
+        return self
+
+
+def parse_ids(selection: str | Iterable[int]) -> tuple[int, ...]:
+    """Read an image selection: '0-24', '0-9, 20, 30-39' or a list of ids.
+
+    Raises
+    ------
+    ValueError
+        If a part is neither a number nor an ascending range.
+    """
+    if not isinstance(selection, str):
+        ids = tuple(selection)
+        if any(image_id < 0 for image_id in ids):
+            raise ValueError(f"image ids are not negative, got {min(ids)}")
+        return tuple(sorted(set(ids)))
+    ids = ()
+    for part in selection.split(","):
+        match = RANGE.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(f"cannot read '{part.strip()}'; expected ids such as 7, 0-49 or 0-9, 20-29")
+        ids += tuple(range(first, last + 1))
+    return tuple(sorted(set(ids)))
+
+
+def parse(values: Any, source: str) -> Config:
+    """Check a configuration.
+
+    Parameters
+    ----------
+    values : dict
+        As read from YAML.
+    source : str
+        Named in error messages.
+
+    Raises
+    ------
+    OnepixError
+        One line an error: source, key, what was wrong and what was expected.
+    """
+    return validated(Config, values, source)
+
+
+def load(path: Path) -> Config:
+    """Read and check a YAML configuration file; errors as in `parse`."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise OnepixError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise OnepixError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return parse(values, str(path))
+
+
+def validated(model: type[S], values: Any, source: str) -> S:
+    """Check values against a model of settings; errors as in `parse`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        # After an error inside an item, pydantic also reports that its list is too short.
+        told = [e for e in error.errors() if not (e["type"] == "too_short" and e["input"])]
+        raise OnepixError("\n".join(_line(e, source) for e in told)) from None
+
+
+def canonical(settings: Mapping[str, Any]) -> str:
+    """Return settings as JSON that is the same for the same settings, whatever their order."""
+    plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def json_schema() -> str:
+    """Return the JSON schema of the configuration, as text."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def _known(name: str, known: Mapping[str, Any], where: str) -> None:
+    if name not in known:
+        raise ValueError(f"{where}: '{name}' is unknown; {nearest(name, known)}")
+
+
+def _line(error: Any, source: str) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    what = error["msg"].removeprefix("Value error, ")
+    if error["type"] not in ("value_error", "missing"):
+        what += f", got {error['input']!r}"
+    return f"{source}: {where}: {what}" if where else f"{source}: {what}"

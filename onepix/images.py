@@ -1,0 +1,72 @@
+"""Sets of 8-bit images with labels."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onepix.errors import OnepixError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images, their labels, and where they stand in the set they come from.
+
+    Attributes
+    ----------
+    images : ndarray
+        uint8, shape (image, y, x, channel).
+    labels : ndarray
+        int64, shape (image,).
+    ids : ndarray
+        int64, shape (image,): the image's index in the original set; each occurs once.
+    class_names : tuple of str
+        Indexed by label.
+    provenance : str
+        Where the images come from.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    provenance: str
+
+    def __post_init__(self) -> None:
+        _require(self.images.dtype == np.uint8, f"images must be uint8, got {self.images.dtype}")
+        _require(self.images.ndim == 4, f"images must have the shape (image, y, x, channel), got {self.images.shape}")
+        _require(min(self.images.shape[1:]) > 0, f"images must have pixels, got shape {self.images.shape}")
+        count = len(self.images)
+        for name, values in (("labels", self.labels), ("ids", self.ids)):
+            _require(
+                values.shape == (count,), f"{name} must have the shape ({count},), one an image, got {values.shape}"
+            )
+        _require(len(np.unique(self.ids)) == count, "ids must be unique")
+        outside = (self.labels < 0) | (self.labels >= len(self.class_names))
+        if outside.any():
+            worst = int(self.labels[outside][0])
+            _require(False, f"labels must lie in 0–{len(self.class_names) - 1} (one a class name), got {worst}")
+
+    def select(self, ids: Sequence[int]) -> "ImageSet":
+        """Return the images with these ids, in this order.
+
+        Raises
+        ------
+        OnepixError
+            If an id is not in the set.
+        """
+        position = {int(image_id): index for index, image_id in enumerate(self.ids)}
+        missing = [image_id for image_id in ids if image_id not in position]
+        if missing:
+            raise OnepixError(
+                f"image ids: {missing[0]} is not in the set, which holds {len(self.ids)} images "
+                f"with ids {self.ids.min()}–{self.ids.max()}"
+            )
+        index = np.array([position[image_id] for image_id in ids], dtype=np.int64)
+        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index], ids=self.ids[index])
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise OnepixError(f"image set: {message}")

@@ -1,0 +1,128 @@
+"""The configuration: what is read, and how mistakes are told."""
+
+import json
+import re
+import tomllib
+from copy import deepcopy
+
+import pytest
+import yaml
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onepix.config import canonical, json_schema, load, parse, parse_ids
+from onepix.errors import OnepixError
+
+GOOD = {
+    "datasets": {"sample": {"source": "bundled"}},
+    "networks": {"lenet": {"architecture": "lenet"}},
+    "attacks": {"de": {"population": 10}},
+    "runs": [{"dataset": "sample", "networks": ["lenet"], "attacks": ["de"], "images": "0-9"}],
+}
+
+
+def changed(path, value):
+    values = deepcopy(GOOD)
+    *parents, last = path
+    target = values
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (["networks", "lenet", "wieghts"], "x", "networks.lenet: unknown key 'wieghts'; did you mean 'weights'?"),
+        (["atacks"], {}, "unknown key 'atacks'; did you mean 'attacks'?"),
+        (["attacks", "de", "population"], "many", "attacks.de.population: Input should be a valid integer"),
+        (["attacks", "de", "population"], 3, "attacks.de.population: Input should be greater than or equal to 4, got 3"),
+        (["statistics"], {"confidence": 1.5}, "statistics.confidence: Input should be less than 1, got 1.5"),
+        (["datasets", "sample", "source"], "cifar", "datasets.sample: Input tag 'cifar'"),
+        (["runs", 0, "networks"], ["lenett"], "runs.0.networks: 'lenett' is unknown; did you mean 'lenet'?"),
+        (["runs", 0, "dataset"], "other", "runs.0.dataset: 'other' is unknown; expected one of: sample"),
+        (["runs", 0, "images"], "9-0", "runs.0.images: cannot read '9-0'; expected ids such as"),
+        (["runs", 0, "images"], [-1], "runs.0.images: image ids are not negative, got -1"),
+        (["runs", 0, "images"], [], "runs.0.images: no image is selected"),
+        (["runs"], GOOD["runs"] * 2, "sample/lenet/de is named twice"),
+        (["networks", "a b"], {"architecture": "lenet"}, "String should match pattern"),
+        (["networks", "a;b"], {"architecture": "lenet"}, "String should match pattern"),
+        (["networks", "lenet", "mean"], [0.5, 0.5, 0.5], "mean and std go together"),
+        (["networks", "lenet", "sha256"], "12", "networks.lenet.sha256: String should match pattern"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_its_place(path, value, told):
+    with pytest.raises(OnepixError) as caught:
+        parse(changed(path, value), "study.yaml")
+    assert str(caught.value).startswith("study.yaml: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_is_told():
+    values = changed(["attacks", "de", "population"], 1)
+    values["engine"] = {"devise": "cpu"}
+    with pytest.raises(OnepixError) as caught:
+        parse(values, "study.yaml")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_file_that_is_missing_or_no_yaml(tmp_path):
+    with pytest.raises(OnepixError, match="No such file"):
+        load(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(OnepixError, match=r"bad\.yaml: not YAML"):
+        load(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [("7", (7,)), ("0-3", (0, 1, 2, 3)), ("5, 0-1 ,5", (0, 1, 5)), ([3, 1, 3], (1, 3)), (" 2 - 4 ", (2, 3, 4))],
+)
+def test_image_ids(text, ids):
+    assert parse_ids(text) == ids
+
+
+@given(st.sets(st.integers(0, 300), min_size=1))
+def test_ids_written_in_any_way_are_the_same_selection(ids):
+    assert parse_ids(", ".join(map(str, ids))) == parse_ids(list(ids)) == tuple(sorted(ids))
+
+
+def test_canonical_json_depends_on_values_alone():
+    assert canonical({"a": 1, "b": 2}) == canonical({"b": 2, "a": 1}) == '{"a":1,"b":2}'
+    assert canonical({"a": 2, "b": 1}) != canonical({"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda file: file.name)
+def test_configurations_that_come_with_onepix_are_valid(file):
+    assert load(file).runs
+
+
+def test_the_schema_in_the_repository_is_the_models():
+    assert (ROOT / "workflow/schemas/config.schema.json").read_text() == json_schema()
+    assert json.loads(json_schema())["additionalProperties"] is False
+
+
+def test_conda_environment_is_in_step_with_pyproject():
+    conda_names = {"matplotlib": "matplotlib-base", "torch": "pytorch"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {"python": project["requires-python"], "nodejs": ">=20"}
+    for requirement in project["dependencies"]:
+        name, version = re.fullmatch(r"([a-z0-9-]+)(.*)", requirement).groups()
+        wanted[conda_names.get(name, name)] = version
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert dict(entry.split(" ", 1) for entry in environment["dependencies"]) == wanted
+
+
+def test_the_lock_satisfies_pyproject():
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^\s;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        name, least = requirement.split(">=")
+        assert as_numbers(locked[name]) >= as_numbers(least), requirement
+
+
+def as_numbers(version):
+    return [int(part) for part in re.findall(r"\d+", version)]
