@@ -1,0 +1,134 @@
+"""Sets of images as NumPy archives (.npz)."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onepix.errors import OnepixError
+from onepix.images import ImageSet
+from onepix.store import replacing
+
+# What a damaged archive raises when NumPy reads it: a header cut short, a wrong checksum, an absurd size.
+UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)
+MOST_CLASSES = 100_000  # labels beyond are no class indices, and would ask for as many names
+
+REQUIRED = ("images", "labels")
+OPTIONAL = ("ids", "class_names", "provenance")
+NEEDED = "the arrays 'images' and 'labels'"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def load_arrays(path: Path, class_names: Sequence[str] | None = None) -> ImageSet:
+    """Read a set of images from an .npz file.
+
+    Parameters
+    ----------
+    path : Path
+        Holds `images`, uint8, shape (N, H, W, C), or (N, H, W) for one channel, and `labels`, integers,
+        shape (N,). It may hold `ids`, integers, shape (N,); `class_names`, text, shape (classes,); and
+        `provenance`, text.
+    class_names : sequence of str, optional
+        Default: the file's own; if it has none, the labels as numbers.
+
+    Returns
+    -------
+    ImageSet
+        With ids 0 … N − 1 and the path as provenance, if the file has none of its own.
+
+    Raises
+    ------
+    OnepixError
+        If the file is missing or damaged, lacks an array, or an array has the wrong type, shape or values.
+    """
+    arrays = _read(path)
+    images = arrays["images"]
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.shape[:1] == (0,):
+        raise OnepixError(f"{path}: images are empty, got shape {images.shape}")
+    labels = _integers(arrays["labels"], "labels", path)
+    try:
+        return ImageSet(
+            images=np.ascontiguousarray(images),
+            labels=labels,
+            ids=_integers(arrays["ids"], "ids", path) if "ids" in arrays else np.arange(labels.size),
+            class_names=_names(arrays, labels, path) if class_names is None else tuple(class_names),
+            provenance=str(arrays["provenance"]) if "provenance" in arrays else str(path),
+        )
+    except OnepixError as error:
+        raise OnepixError(f"{path}: {error}") from None
+
+
+def save_arrays(images: ImageSet, path: Path) -> None:
+    """Write a set of images, whole or not at all; `load_arrays(path)` gives it back.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            images=images.images,
+            labels=images.labels,
+            ids=images.ids,
+            class_names=np.array(images.class_names),
+            provenance=np.array(images.provenance),
+        )
+
+
+def _read(path: Path) -> Arrays:
+    """Read the arrays that belong to a set of images; what else the file holds is left alone."""
+    try:
+        with path.open("rb") as file:  # NumPy leaves a damaged file open if it opens it itself
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise OnepixError(f"{path}: one bare array; expected an .npz file with {NEEDED}")
+            absent = [name for name in REQUIRED if name not in archive.files]
+            if absent:
+                found = ", ".join(archive.files) or "nothing"
+                raise OnepixError(f"{path}: no array '{absent[0]}'; expected {NEEDED}, found {found}")
+            return {name: _member(archive, name, path) for name in REQUIRED + OPTIONAL if name in archive.files}
+    except OSError as error:
+        raise OnepixError(f"{path}: {error.strerror or error}; expected an .npz file with {NEEDED}") from error
+    except UNREADABLE as error:
+        raise OnepixError(f"{path}: not a whole .npz file: {_one_line(error)}") from error
+
+
+def _member(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> npt.NDArray[Any]:
+    try:
+        array = archive[name]
+    except UNREADABLE as error:
+        raise OnepixError(f"{path}: array '{name}' cannot be read: {_one_line(error)}") from error
+    if not isinstance(array, np.ndarray):  # NumPy hands out as bytes what it does not recognise
+        raise OnepixError(f"{path}: '{name}' is not an array")
+    return array
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _integers(values: npt.NDArray[Any], name: str, path: Path) -> npt.NDArray[np.int64]:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise OnepixError(f"{path}: {name} must be integers, got {values.dtype}")
+    return values.astype(np.int64)
+
+
+def _names(arrays: Arrays, labels: npt.NDArray[np.int64], path: Path) -> tuple[str, ...]:
+    if "class_names" not in arrays:
+        largest = int(labels.max(initial=0))
+        if largest >= MOST_CLASSES:
+            raise OnepixError(f"{path}: labels are class indices, below {MOST_CLASSES}, got {largest}")
+        return tuple(str(label) for label in range(largest + 1))
+    names = arrays["class_names"]
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise OnepixError(f"{path}: class_names must be text, one a class, got {names.dtype} of shape {names.shape}")
+    return tuple(str(name) for name in names)
