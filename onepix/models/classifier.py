@@ -1,0 +1,58 @@
+"""A network with its input scaling: uint8 images in, logits out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Wrap a network so that it takes 8-bit images; normalisation lives in here and nowhere else.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Maps scaled float images (N, C, H, W) to logits (N, classes).
+    mean, std : sequence of float
+        Per channel, in units of the full 8-bit range: the network sees (image / 255 − mean) / std.
+
+    Attributes
+    ----------
+    scaling : dict
+        `mean` and `std` as given.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.scaling = {"mean": tuple(mean), "std": tuple(std)}
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images.
+
+        Parameters
+        ----------
+        images : Tensor
+            uint8, shape (N, H, W, C).
+
+        Returns
+        -------
+        Tensor
+            Logits, shape (N, classes).
+
+        Raises
+        ------
+        TypeError
+            If `images` are not uint8.
+        """
+        if images.dtype != torch.uint8:
+            raise TypeError(f"a Classifier takes uint8 images (N, H, W, C), got {images.dtype}")
+        # NHWC seen as NCHW is the channels-last memory format, the faster one for convolutions.
+        scaled = (images.permute(0, 3, 1, 2) / 255 - self.mean) / self.std
+        logits: Tensor = self.network(scaled)
+        return logits

@@ -1,0 +1,141 @@
+"""Weights in and out as safetensors, with metadata that say what they are."""
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from onepix.config import NetworkSettings
+from onepix.errors import OnepixError
+from onepix.models import build
+from onepix.models.classifier import Classifier
+from onepix.store import digest, replacing
+
+COUNTER = "num_batches_tracked"  # of batch normalisation; plays no part in evaluation
+
+
+def bundled() -> dict[str, Path]:
+    """Return the weights files that come with onepix, by architecture."""
+    assets = Path(str(resources.files("onepix") / "assets"))
+    return {path.stem: path for path in sorted(assets.glob("*.safetensors"))}
+
+
+def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a network's tensors, its input scaling and further metadata as one safetensors file."""
+    scaling = {name: json.dumps(values) for name, values in classifier.scaling.items()}
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in classifier.network.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={**metadata, **scaling})
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file.
+
+    Raises
+    ------
+    OnepixError
+        If the file is missing, truncated or of another format.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise OnepixError(f"{path}: the weights file is missing") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise OnepixError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def load_classifier(settings: NetworkSettings, path: Path | None) -> Classifier:
+    """Build a network and load its weights.
+
+    Parameters
+    ----------
+    settings : NetworkSettings
+        Architecture, input scaling, and the hash that the file must have.
+    path : Path or None
+        A safetensors file; None if the architecture is a factory that loads its own weights.
+
+    Returns
+    -------
+    Classifier
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    OnepixError
+        If the file is missing, truncated, of another hash or architecture, or the input scaling is not known.
+    """
+    network = build(settings.architecture, settings.classes, settings.channels)
+    metadata = {}
+    if path is not None:
+        metadata = read_metadata(path)
+        if settings.sha256 is not None and digest(path) != settings.sha256:
+            raise OnepixError(f"{path}: SHA-256 is {digest(path)}, expected {settings.sha256}")
+        _load_tensors(network, load_file(path), f"{path} into {settings.architecture}")
+    mean, std = (
+        getattr(settings, name) or tuple(json.loads(metadata.get(name, "null")) or ()) for name in ("mean", "std")
+    )
+    if not mean or not std:
+        raise OnepixError(
+            f"network {settings.architecture}: its weights do not state an input scaling; "
+            "set mean and std, one number a channel"
+        )
+    return Classifier(network, mean, std).eval()
+
+
+def weights_path(settings: NetworkSettings) -> Path | None:
+    """Return the file that a network's entry names; None for a factory's own weights.
+
+    Raises
+    ------
+    OnepixError
+        If no weights are bundled for the architecture.
+    """
+    if settings.weights == "factory":
+        return None
+    if settings.weights != "bundled":
+        return Path(settings.weights)
+    files = bundled()
+    if settings.architecture not in files:
+        raise OnepixError(
+            f"network {settings.architecture}: no weights are bundled for it, only for {', '.join(files)}; "
+            "set weights to train or to the path of a .safetensors file"
+        )
+    return files[settings.architecture]
+
+
+def _load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
+    unexpected = [name for name in tensors if name not in expected]
+    shapes = [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+    if unexpected:
+        faults.append(f"{len(unexpected)} are unexpected, the first is {unexpected[0]}")
+    if shapes:
+        found, wanted = tuple(tensors[shapes[0]].shape), tuple(expected[shapes[0]].shape)
+        faults.append(f"{len(shapes)} have another shape, the first is {shapes[0]}: {found}, expected {wanted}")
+    if faults:
+        raise OnepixError(f"cannot load {what}: {'; '.join(faults)}")
+    network.load_state_dict({name: tensors.get(name, expected[name]) for name in expected})
+
+
+def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classifier:
+    """Load a safetensors file whose metadata state all that is needed; errors as in `load_classifier`."""
+    metadata = read_metadata(path)
+    if "architecture" not in metadata:
+        raise OnepixError(f"{path}: its metadata do not name an architecture; it was not written by onepix")
+    settings = NetworkSettings(
+        architecture=metadata["architecture"],
+        weights=str(path),
+        classes=int(metadata["classes"]),
+        channels=int(metadata["channels"]),
+    )
+    return load_classifier(settings, path).to(device)
