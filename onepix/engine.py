@@ -1,0 +1,96 @@
+"""Evaluates images and pixel changes in micro-batches of one fixed shape."""
+
+import torch
+from torch import Tensor
+
+from onepix.models.classifier import Classifier
+from onepix.pixels import Perturbation
+
+
+def choose_device(wanted: str) -> str:
+    """Return the torch device for a setting: `auto` is a GPU if there is one."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@torch.inference_mode()
+def logits(classifier: Classifier, images: Tensor, micro_batch: int) -> Tensor:
+    """Classify images.
+
+    Every forward pass has the same shape (the last is filled up), because a library picks its algorithm,
+    and with it the rounding, by shape: so an image's logits do not depend on its company.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode.
+    images : Tensor
+        uint8, shape (N, H, W, C), on the classifier's device.
+    micro_batch : int
+        Images a forward pass.
+
+    Returns
+    -------
+    Tensor
+        float32, shape (N, classes).
+    """
+    outputs = [classifier(_filled(batch, micro_batch))[: len(batch)] for batch in torch.split(images, micro_batch)]
+    return torch.cat(outputs)
+
+
+@torch.inference_mode()
+def candidate_logits(
+    classifier: Classifier, images: Tensor, owners: Tensor, candidates: Perturbation, micro_batch: int
+) -> Tensor:
+    """Classify candidate pixel changes, those of several images sharing micro-batches.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode.
+    images : Tensor
+        uint8, shape (B, H, W, C).
+    owners : Tensor
+        int64, shape (N,): the image that each candidate changes.
+    candidates : Perturbation
+        N candidates.
+    micro_batch : int
+        Images a forward pass.
+
+    Returns
+    -------
+    Tensor
+        float32, shape (N, classes).
+    """
+    outputs = []
+    for start in range(0, len(candidates), micro_batch):
+        part = slice(start, start + micro_batch)
+        changed = candidates[part].apply(images[owners[part]])
+        outputs.append(classifier(_filled(changed, micro_batch))[: len(changed)])
+    return torch.cat(outputs)
+
+
+def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the true class's logit minus the best other one: negative where the class flips.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Shape (N, classes).
+    labels : Tensor
+        int64, shape (N,).
+
+    Returns
+    -------
+    Tensor
+        Shape (N,).
+    """
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return true - others.amax(1)
+
+
+def _filled(batch: Tensor, size: int) -> Tensor:
+    missing = size - len(batch)
+    return batch if missing == 0 else torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
