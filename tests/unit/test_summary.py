@@ -1,0 +1,156 @@
+"""Records and tables, from made-up attacks whose rates are known."""
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+
+from onepix.config import Statistics
+from onepix.records import SCHEMA, attacked_images, read_records, write_records
+from onepix.statistics import wilson
+from onepix.summary import average_maps, layer_table, locality_table, success_table
+
+
+def made_up() -> pd.DataFrame:
+    """Five images: one not eligible, two successes, two failures."""
+    return pd.DataFrame(
+        {
+            "image_id": [4, 1, 0, 3, 2],
+            "label": [0, 1, 2, 0, 1],
+            "clean_class": [0, 1, 2, 0, 2],
+            "clean_confidence": [0.9] * 5,
+            "eligible": [True, True, True, True, False],
+            "method": "differential_evolution",
+            "target": pd.array([None] * 5, dtype="Int64"),
+            "success": [True, False, True, False, None],
+            "rows": [[3], [0], [1], [2], None],
+            "columns": [[5], [1], [0], [4], None],
+            "values": [[[255, 0, 7]], [[1, 2, 3]], [[0, 0, 0]], [[9, 9, 9]], None],
+            "adversarial_class": pd.array([1, 1, 0, 0, None], dtype="Int64"),
+            "true_probability_before": [0.9] * 5,
+            "true_probability_after": [0.1, 0.8, 0.2, 0.7, np.nan],
+            "adversarial_confidence": [0.6, 0.8, 0.7, 0.7, np.nan],
+            "queries": [400, 1200, 800, 1200, 0],
+            "queries_to_success": pd.array([100, None, 500, None, None], dtype="Int64"),
+            "generations": [0, 2, 1, 2, 0],
+            "seed": 0,
+        }
+    )
+
+
+def test_records_survive_the_round_trip_in_the_order_of_images(tmp_path):
+    records = made_up()
+    write_records(records[:2], tmp_path / "b.parquet")
+    write_records(records[2:], tmp_path / "a.parquet")
+    assert pq.read_schema(tmp_path / "a.parquet").remove_metadata() == SCHEMA
+    found = read_records([tmp_path / "b.parquet", tmp_path / "a.parquet"])
+    assert found["image_id"].tolist() == [0, 1, 2, 3, 4]
+    assert found["eligible"].tolist() == [True, True, False, True, True]
+    assert found["success"].tolist() == [True, False, pd.NA, False, True]
+    assert [value[0].tolist() for value in found.loc[found["eligible"], "values"]] == [
+        [0, 0, 0],
+        [1, 2, 3],
+        [9, 9, 9],
+        [255, 0, 7],
+    ]
+    assert found["queries_to_success"].tolist() == [500, pd.NA, pd.NA, pd.NA, 100]
+
+
+def test_rebuilt_images_have_row_and_column_in_their_places():
+    images = np.full((1, 4, 6, 3), 50, np.uint8)
+    changed = attacked_images(images, made_up()[:1])
+    assert changed[0, 3, 5].tolist() == [255, 0, 7]
+    assert (changed != images).any(3).sum() == 1
+    assert (images == 50).all()
+
+
+def stored(tmp_path) -> pd.DataFrame:
+    write_records(made_up(), tmp_path / "records.parquet")
+    return read_records([tmp_path / "records.parquet"])
+
+
+def test_success_table(tmp_path):
+    row = success_table(stored(tmp_path), Statistics()).iloc[0]
+    assert (row["images"], row["eligible"], row["successes"]) == (5, 4, 2)
+    assert (row["accuracy"], row["success_rate"]) == (0.8, 0.5)
+    assert (row["success_rate_low"], row["success_rate_high"]) == pytest.approx(wilson(2, 4, 0.95))
+    assert (row["queries_total"], row["queries_median"], row["queries_to_success_median"]) == (3600, 1000, 300)
+
+
+def test_tables_without_an_attacked_image(tmp_path):
+    records = stored(tmp_path)
+    records = records[~records["eligible"]]
+    row = success_table(records, Statistics()).iloc[0]
+    assert (row["eligible"], row["successes"], row["queries_total"]) == (0, 0, 0)
+    assert np.isnan(row["success_rate"])
+    table = locality_table(records, [positions([], [], [])], Statistics())
+    assert table["images"].tolist() == [0, 0, 0]
+    assert table["rate"].isna().all()
+
+
+def positions(flips, rows, columns) -> xr.DataTree:
+    flips = np.array(flips, bool).reshape(-1, 3, 4)
+    data = {"flips": (("image", "y", "x"), flips), "row": ("image", np.array(rows, int)), "column": ("image", np.array(columns, int))}
+    return xr.DataTree(xr.Dataset(data, {"image": np.arange(len(flips))}))
+
+
+def test_locality_table_by_hand(tmp_path):
+    """Two successes on 3 × 4 images: one of 3 neighbours and 1 of 11 others; 2 of 8 neighbours and 4 of 11 others."""
+    first = [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    second = [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 1]]
+    trees = [positions([first], [0], [0]), positions([second], [1], [1])]
+    table = locality_table(stored(tmp_path), trees, Statistics()).set_index("change")
+    assert table["images"].to_dict() == {"original attack": 4, "neighbours": 2, "random position": 2}
+    assert table["rate"].to_dict() == pytest.approx(
+        {"original attack": 0.5, "neighbours": (1 / 3 + 2 / 8) / 2, "random position": (1 / 11 + 4 / 11) / 2}
+    )
+    assert table.loc["neighbours", ["low", "high"]].tolist() == pytest.approx([2 / 8, 1 / 3])
+
+
+def followed(ids, success, clean, delta, reach) -> xr.DataTree:
+    image = {"image": ids}
+    maps = np.stack([np.array([[value, 0.0], [0.0, value / 2]]) for value in delta]) if ids else np.zeros((0, 2, 2))
+    layer = xr.Dataset(
+        {
+            "max": (("image", "y", "x"), maps),
+            "clean_peak": ("image", np.array(clean, float)),
+            "delta_peak": ("image", np.array(delta, float)),
+            "reach": ("image", np.array(reach, float)),
+        },
+        image,
+        {"layer": "conv1", "operator": "convolution", "depth": 0, "stride": [1, 1], "receptive_field": [3, 5]},
+    )
+    root = xr.Dataset({"success": ("image", np.array(success, bool))}, image)
+    return xr.DataTree.from_dict({"/": root, "/000_conv1": layer})
+
+
+TREES = (
+    followed([0, 1], [True, False], [4.0, 2.0], [1.0, 0.5], [0.5, 0.25]),
+    followed([3], [True], [2.0], [1.5], [1.0]),
+    followed([], [], [], [], []),
+)
+
+
+def test_layer_table_by_hand():
+    table = layer_table(TREES, Statistics()).set_index("outcome")
+    assert table["images"].to_dict() == {"success": 2, "failure": 1}
+    assert table["share_of_peak"].to_dict() == {"success": 0.5, "failure": 0.25}
+    assert table["reach"].to_dict() == {"success": 0.75, "failure": 0.25}
+    assert table.loc["success", ["share_of_peak_low", "share_of_peak_high"]].tolist() == [0.25, 0.75]
+    assert np.isnan(table.loc["failure", "reach_low"])
+    assert table["receptive_field"].tolist() == ["3×5", "3×5"]
+
+
+def test_a_layer_that_is_zero_on_an_image_is_left_out_of_the_share():
+    tree = followed([0, 1], [True, True], [0.0, 2.0], [1.0, 1.0], [1.0, 1.0])
+    table = layer_table([tree], Statistics()).set_index("outcome")
+    assert table.loc["success", "share_of_peak"] == 0.5
+    assert table.loc["success", "images"] == 2
+    np.testing.assert_allclose(average_maps([tree])["conv1"], [[0.5, 0], [0, 0.25]])
+
+
+def test_average_maps_by_hand():
+    """Peaks 1/4, 0.5/2 and 1.5/2 average to 5/12 where the map has its peak, and to half of that in the corner across."""
+    np.testing.assert_allclose(average_maps(TREES)["conv1"], [[5 / 12, 0], [0, 5 / 24]])
+    assert np.isnan(average_maps(TREES[2:])["conv1"]).all()
