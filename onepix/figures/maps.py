@@ -1,0 +1,150 @@
+"""Propagation maps: how far a pixel change reaches in each layer."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from onepix.figures import panels, style
+
+LABEL = "max over channels of |change| / maximum of the original feature map"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerMap:
+    """A layer's propagation map.
+
+    Attributes
+    ----------
+    name : str
+        Of the layer.
+    values : ndarray
+        Float, shape (y, x), 1 × 1 for a layer without space: |difference| in units of the maximum of the layer's
+        original feature map. NaN, where that maximum is 0, is drawn grey.
+    """
+
+    name: str
+    values: npt.NDArray[np.floating]
+
+
+@style.paper_style()
+def strip(
+    original: npt.NDArray[np.uint8],
+    attacked: npt.NDArray[np.uint8],
+    pixels: Sequence[tuple[int, int]],
+    layers: Sequence[LayerMap],
+    title: str,
+    original_caption: str,
+    attacked_caption: str,
+    colour_map: str,
+) -> Figure:
+    """Draw an image, the attacked image, and the propagation map of each layer.
+
+    Up to 8 panels stand in a row, 10 where there are more than 56. About 75 layers fill a page of 9 inches; more make
+    a taller figure.
+
+    Parameters
+    ----------
+    original, attacked : ndarray
+        uint8, shape (H, W, C).
+    pixels : sequence of (int, int)
+        Rows and columns of the changed pixels; each gets a ring in both images.
+    layers : sequence of LayerMap
+        In network order.
+    title : str
+        Above all panels.
+    original_caption, attacked_caption : str
+        What the network says, such as "cat 98 %".
+    colour_map : str
+        A Matplotlib colour map. It runs from 0 to 1, the maximum of the layer's original feature map; the colour
+        bar's tip stands for values above 1, and each map's own maximum is in its caption.
+
+    Raises
+    ------
+    OnepixError
+        If `colour_map` is unknown or an image is not uint8 of shape (H, W, C).
+
+    Notes
+    -----
+    Vargas and Su, "Understanding the One-Pixel Attack: Propagation Maps and Locality Analysis" (2019): PM_max.
+    """
+    colours = _colours(colour_map)
+    captions = [f"original\n{original_caption}", f"attacked\n{attacked_caption}", *map(_caption, layers)]
+    shapes = [original.shape[:2], attacked.shape[:2], *(layer.values.shape for layer in layers)]
+    figure, places = _sheet(title, captions, shapes, colours, LABEL)
+    for panel, image in zip(places, (original, attacked), strict=False):
+        panels.draw_image(panel, image)
+        panels.ring(panel, pixels)
+    _draw(places[2:], layers, colours)
+    return figure
+
+
+@style.paper_style()
+def average(layers: Sequence[LayerMap], title: str, colour_map: str) -> Figure:
+    """Draw the average propagation map of each layer, coloured and laid out as in `strip`.
+
+    Parameters
+    ----------
+    layers : sequence of LayerMap
+        At least one, in network order; maps averaged over images.
+    title : str
+        Above all panels.
+    colour_map : str
+        A Matplotlib colour map.
+
+    Raises
+    ------
+    OnepixError
+        If `colour_map` is unknown.
+    """
+    colours = _colours(colour_map)
+    shapes = [layer.values.shape for layer in layers]
+    captions = [_caption(layer) for layer in layers]
+    figure, places = _sheet(title, captions, shapes, colours, f"{LABEL}, averaged over images")
+    _draw(places, layers, colours)
+    return figure
+
+
+def _colours(name: str) -> ScalarMappable:
+    return ScalarMappable(Normalize(0, 1), style.colour_map(name))
+
+
+def _sheet(
+    title: str, captions: list[str], shapes: list[tuple[int, int]], colours: ScalarMappable, label: str
+) -> tuple[Figure, list[Axes]]:
+    count = len(captions)
+    rows = math.ceil(count / (8 if count <= 56 else 10))
+    width = style.SINGLE if count <= 4 else style.DOUBLE
+    bar = panels.ColourBar(colours, label, (0, 0.2, 0.4, 0.6, 0.8, 1), extend="max")
+    return panels.sheet(title, captions, shapes, math.ceil(count / rows), width, bar)
+
+
+def _caption(layer: LayerMap) -> str:
+    height, width = layer.values.shape
+    if layer.values.size == 1:
+        return f"{layer.name}\n1×1"
+    return f"{layer.name}\n{height}×{width}, max\N{NO-BREAK SPACE}{_maximum(layer)}"
+
+
+def _maximum(layer: LayerMap) -> str:
+    value = float(layer.values.max())
+    if not math.isfinite(value):
+        return "–"
+    if 0 < value < 0.005:
+        return "<0.01"
+    return f"{value:.2f}" if value < 10 else f"{value:.3g}"
+
+
+def _draw(places: Sequence[Axes], layers: Sequence[LayerMap], colours: ScalarMappable) -> None:
+    for panel, layer in zip(places, layers, strict=True):
+        panels.draw_map(panel, layer.values, colours)
+        if layer.values.size == 1:
+            background = colours.to_rgba(layer.values)[0, 0, :3]
+            ink = "black" if background @ (0.299, 0.587, 0.114) > 0.5 else "white"
+            panel.text(0, 0, _maximum(layer), size=style.SMALL, color=ink, ha="center", va="center")
