@@ -1,0 +1,14 @@
+include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/attack.smk"
+include: "workflow/rules/propagation.smk"
+include: "workflow/rules/locality.smk"
+include: "workflow/rules/summary.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        TABLES,
+        FIGURES,

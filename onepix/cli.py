@@ -1,0 +1,187 @@
+"""The command line: one subcommand a rule of the workflow, and a few for people."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onepix.errors import OnepixError
+
+# Jobs are imported inside their commands: a command should not wait for what it does not use.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One-pixel attacks, propagation maps and locality analysis.",
+)
+
+Settings = Annotated[str, typer.Option(help="The job's settings as JSON.")]
+Manifest = Annotated[Path, typer.Option(help="Manifest of a fetched dataset or network, or of attack records.")]
+Manifests = Annotated[list[Path], typer.Option(help="One manifest a chunk; repeat the option.")]
+Output = Annotated[Path, typer.Option(help="What to write.")]
+Cifar10 = Annotated[Path, typer.Option(help="The folder that fetch-cifar10 made.")]
+
+
+@app.command()
+def fetch_cifar10(
+    folder: Annotated[Path, typer.Argument(help="Where the six official binary files go.")],
+    existing: Annotated[Path | None, typer.Option(help="A folder with a copy, instead of downloading.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A manifest to write.")] = None,
+) -> None:
+    """Fetch CIFAR-10 and compare each file with its published MD5."""
+    from onepix.datasets.cifar10 import fetch_cifar10
+    from onepix.store import write_manifest
+
+    source = fetch_cifar10(folder, existing)
+    typer.echo(f"CIFAR-10 from {source}: six files in {folder}, all as published")
+    if output:
+        write_manifest(output, folder, {}, source=source)
+
+
+@app.command()
+def fetch_dataset(
+    settings: Settings,
+    output: Output,
+    cifar10: Annotated[Path | None, typer.Option(help="The folder that fetch-cifar10 made.")] = None,
+) -> None:
+    """Fetch one dataset."""
+    from onepix.jobs import fetch_dataset
+
+    fetch_dataset.run(settings, cifar10, output)
+
+
+@app.command()
+def train(
+    cifar10: Cifar10,
+    output: Output,
+    architecture: Annotated[str | None, typer.Argument(help="lenet, resnet20, resnet32, …")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    settings: Annotated[str | None, typer.Option(help="Settings as JSON, in place of architecture and seed.")] = None,
+) -> None:
+    """Train a network on CIFAR-10 by its recipe; a second call resumes."""
+    from onepix.jobs import train
+
+    if settings is None and architecture is None:
+        raise OnepixError("train: name an architecture, such as lenet or resnet20")
+    network = {"architecture": architecture, "weights": "train", "seed": seed}
+    reached = train.run(settings or json.dumps({"network": network}), cifar10, output)
+    typer.echo(f"{output}: {reached:.2%} of the 10,000 test images are classified correctly")
+
+
+@app.command()
+def evaluate(
+    networks: Annotated[list[str], typer.Argument(help="Names of bundled networks, or safetensors files.")],
+    cifar10: Cifar10,
+) -> None:
+    """Print the accuracy of networks on CIFAR-10's 10,000 test images."""
+    from onepix.datasets.cifar10 import read_cifar10
+    from onepix.engine import choose_device
+    from onepix.models.weights import bundled, load_network_file
+    from onepix.training import accuracy
+
+    test = read_cifar10(cifar10, "test")
+    for name in networks:
+        path = bundled().get(name, Path(name))
+        device = choose_device("auto")
+        typer.echo(f"{name}: {accuracy(load_network_file(path, device), test, device):.2%}")
+
+
+@app.command()
+def fetch_network(
+    settings: Settings,
+    output: Output,
+    trained: Annotated[Path | None, typer.Option(help="The weights that train wrote.")] = None,
+) -> None:
+    """Fetch one network and check its weights."""
+    from onepix.jobs import fetch_network
+
+    fetch_network.run(settings, trained, output)
+
+
+@app.command()
+def attack(settings: Settings, dataset: Manifest, network: Manifest, output: Output) -> None:
+    """Attack one chunk of images."""
+    from onepix.jobs import attack
+
+    attack.run(settings, dataset, network, output)
+
+
+@app.command()
+def propagate(settings: Settings, dataset: Manifest, network: Manifest, attack: Manifest, output: Output) -> None:
+    """Follow the pixel changes of one chunk through every layer."""
+    from onepix.jobs import propagate
+
+    propagate.run(settings, dataset, network, attack, output)
+
+
+@app.command()
+def locality(settings: Settings, dataset: Manifest, network: Manifest, attack: Manifest, output: Output) -> None:
+    """Move the colours of one chunk's successes to every position."""
+    from onepix.jobs import locality
+
+    locality.run(settings, dataset, network, attack, output)
+
+
+@app.command()
+def summarise(
+    settings: Settings, attack: Manifests, propagation: Manifests, locality: Manifests, output: Output
+) -> None:
+    """Write the tables of one run into a folder."""
+    from onepix.jobs import summarise
+
+    summarise.run(settings, attack, propagation, locality, output)
+
+
+@app.command()
+def draw(
+    settings: Settings,
+    dataset: Manifest,
+    tables: Annotated[Path, typer.Option(help="The folder that summarise wrote.")],
+    propagation: Manifests,
+    locality: Manifests,
+    output: Output,
+) -> None:
+    """Draw the figures of one run into a folder."""
+    from onepix.jobs import draw
+
+    draw.run(settings, dataset, tables, propagation, locality, output)
+
+
+@app.command()
+def gather_tables(table: Annotated[list[Path], typer.Option(help="CSV; repeat the option.")], output: Output) -> None:
+    """Write the tables of all runs one below the other."""
+    from onepix.jobs import gather
+
+    gather.run_table(table, output)
+
+
+@app.command()
+def draw_locality_chart(
+    settings: Settings, table: Annotated[Path, typer.Option(help="The gathered locality table.")], output: Output
+) -> None:
+    """Draw the locality chart of all runs."""
+    from onepix.jobs import gather
+
+    gather.run_chart(settings, table, output)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration."""
+    from onepix.config import json_schema
+
+    typer.echo(json_schema(), nl=False)
+
+
+def main() -> None:
+    """Run a command; a user's mistake or a full disk ends in one line, not in a traceback."""
+    try:
+        app()
+    except OnepixError as error:
+        sys.exit(f"onepix: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"onepix: {where}{error.strerror or error}")

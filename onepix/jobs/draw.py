@@ -1,0 +1,140 @@
+"""Draw the figures of one run."""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from onepix.config import Figures, Settings, nearest
+from onepix.errors import OnepixError
+from onepix.figures.depth import growth
+from onepix.figures.locality import PositionMap, position_maps
+from onepix.figures.maps import LayerMap, average, strip
+from onepix.figures.style import message_figure, paper_style, save
+from onepix.images import ImageSet
+from onepix.jobs import read_images, read_settings
+from onepix.records import attacked_images, read_records
+from onepix.store import checked_data, read_tree
+from onepix.summary import average_maps
+
+
+class Draw(Settings):
+    """What the job needs to know."""
+
+    dataset: str
+    network: str
+    attack: str
+    figures: Figures
+    confidence: float
+
+    @property
+    def title(self) -> str:
+        """How the figures name the run."""
+        return f"{self.network} on {self.dataset}, {self.attack}"
+
+
+def run(
+    settings: str, dataset: Path, tables: Path, propagation: Sequence[Path], locality: Sequence[Path], output: Path
+) -> None:
+    """Write every figure of a run into the folder `output`, as PNG and PDF."""
+    job = read_settings(Draw, settings)
+    images = read_images(dataset)
+    records = read_records([tables / "attacks.parquet"])
+    attacked = records[records["eligible"]].set_index("image_id", drop=False)
+    trees = [read_tree(checked_data(manifest)) for manifest in propagation]
+    positions = [read_tree(checked_data(manifest)) for manifest in locality]
+    figures: dict[str, Callable[[], Figure]] = {
+        f"strip_{wanted}": lambda wanted=wanted: _strip(job, wanted, images, attacked, trees)  # type: ignore[misc]
+        for wanted in map(str, job.figures.strips)
+    }
+    figures["average_propagation"] = lambda: _average(job, len(attacked), trees)
+    figures["growth_by_depth"] = lambda: growth(pd.read_csv(tables / "layers.csv"), job.title, job.confidence)
+    figures["position_maps"] = lambda: _position_maps(job, images, attacked, positions)
+    for name, drawn in figures.items():
+        with paper_style():
+            save(drawn(), output / name, job.figures.dpi)
+
+
+def _strip(job: Draw, wanted: str, images: ImageSet, attacked: pd.DataFrame, trees: Sequence[xr.DataTree]) -> Figure:
+    """Draw one image's strip: the first success, the first failure, or the image with an id."""
+    if wanted in ("success", "failure"):
+        chosen = attacked[attacked["success"] == (wanted == "success")]
+    else:
+        chosen = attacked[attacked["image_id"] == int(wanted)]
+    if chosen.empty:
+        what = {"success": "No attack succeeded", "failure": "No attack failed"}.get(wanted)
+        return message_figure(
+            f"{what} among the {len(attacked)} attacked images."
+            if what
+            else f"Image {wanted} was not attacked: the network does not classify it correctly."
+        )
+    record = chosen.iloc[[0]]
+    row = record.iloc[0]
+    original = images.select([int(row["image_id"])]).images
+    names = images.class_names
+    return strip(
+        original[0],
+        attacked_images(original, record)[0],
+        list(zip(row["rows"], row["columns"], strict=True)),
+        _layers(job, _maps_of(trees, int(row["image_id"]))),
+        f"{job.title}: image {row['image_id']}",
+        f"{names[row['clean_class']]} {row['clean_confidence']:.0%}",
+        f"{names[row['adversarial_class']]} {row['adversarial_confidence']:.0%}",
+        job.figures.colour_map,
+    )
+
+
+def _maps_of(trees: Sequence[xr.DataTree], image_id: int) -> dict[str, npt.NDArray[Any]]:
+    """Return an image's propagation map of each layer in units of the clean peak; 0 where that peak is 0."""
+    tree = next(tree for tree in trees if image_id in tree.coords["image"].values)
+    maps = {}
+    for node in tree.children.values():
+        layer = node.to_dataset().sel(image=image_id)
+        peak = float(layer["clean_peak"])
+        maps[node.attrs["layer"]] = layer["max"].values / peak if peak > 0 else np.zeros(layer["max"].shape)
+    return maps
+
+
+def _average(job: Draw, attacked: int, trees: Sequence[xr.DataTree]) -> Figure:
+    if attacked == 0:
+        return message_figure("No image was attacked: the network classifies none of them correctly.")
+    title = f"{job.title}: average over {attacked} attacked images"
+    return average(_layers(job, average_maps(trees)), title, job.figures.colour_map)
+
+
+def _layers(job: Draw, maps: dict[str, npt.NDArray[Any]]) -> list[LayerMap]:
+    patterns = job.figures.strip_layers
+    chosen = [name for name in maps if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise OnepixError(
+            f"figures.strip_layers: {', '.join(patterns)} fits no stored layer of {job.network}; "
+            f"{nearest(patterns[0], maps)}"
+        )
+    return [LayerMap(name, maps[name]) for name in chosen]
+
+
+def _position_maps(job: Draw, images: ImageSet, attacked: pd.DataFrame, trees: Sequence[xr.DataTree]) -> Figure:
+    entries = []
+    for tree in trees:
+        for image_id in tree.coords["image"].values[: job.figures.position_maps]:
+            record, maps = attacked.loc[image_id], tree.to_dataset().sel(image=image_id)
+            names = images.class_names
+            entries.append(
+                PositionMap(
+                    images.select([int(image_id)]).images[0],
+                    f"{names[record['label']]}\n→ {names[record['adversarial_class']]}",
+                    int(maps["row"]),
+                    int(maps["column"]),
+                    maps["flips"].values,
+                    maps["margin"].values,
+                )
+            )
+    if not entries:
+        return message_figure(f"No attack succeeded among the {len(attacked)} attacked images.")
+    return position_maps(entries[: job.figures.position_maps], job.title)

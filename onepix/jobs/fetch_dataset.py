@@ -1,0 +1,32 @@
+"""Fetch one dataset of the configuration."""
+
+from pathlib import Path
+
+from onepix.config import DatasetSettings, Settings
+from onepix.datasets import load_dataset
+from onepix.datasets.arrays import save_arrays
+from onepix.jobs import read_settings
+from onepix.store import write_manifest
+
+
+class FetchDataset(Settings):
+    """What the job needs to know."""
+
+    dataset: DatasetSettings
+
+
+def run(settings: str, cifar10: Path | None, output: Path) -> None:
+    """Write `images.npz` and its manifest `output`."""
+    job = read_settings(FetchDataset, settings)
+    images = load_dataset(job.dataset, cifar10)
+    data = output.parent / "images.npz"
+    save_arrays(images, data)
+    write_manifest(
+        output,
+        data,
+        job.model_dump(mode="json"),
+        images=len(images.ids),
+        shape=images.images.shape[1:],
+        class_names=images.class_names,
+        provenance=images.provenance,
+    )

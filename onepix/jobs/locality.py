@@ -1,0 +1,67 @@
+"""Move the colours of a chunk's successful attacks to every position."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import xarray as xr
+
+from onepix.config import Engine, Settings
+from onepix.engine import choose_device
+from onepix.jobs import name_of, provenance, read_images, read_settings
+from onepix.models.weights import load_network_file
+from onepix.position_maps import PositionMaps, position_maps
+from onepix.records import read_records
+from onepix.store import checked_data, write_manifest, write_tree
+
+
+class Locality(Settings):
+    """What the job needs to know."""
+
+    engine: Engine
+
+
+def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path) -> None:
+    """Write the position maps of a chunk's successes as zarr, and their manifest `output`."""
+    job = read_settings(Locality, settings)
+    device = choose_device(job.engine.device)
+    records = read_records([checked_data(attack)])
+    successes = records[records["success"].fillna(False).astype(bool)]
+    images = read_images(dataset).select(successes["image_id"].tolist())
+    classifier = load_network_file(checked_data(network), device)
+    channels = images.images.shape[3]
+    colours = np.array([values[0] for values in successes["values"]], np.uint8).reshape(-1, channels)
+    maps = position_maps(
+        classifier,
+        torch.from_numpy(images.images).to(device),
+        torch.from_numpy(images.labels).to(device),
+        torch.from_numpy(colours).to(device),
+        job.engine.micro_batch,
+        f"locality {name_of(network)} {output.stem}",
+    )
+    data = output.with_suffix(".zarr")
+    write_tree(_tree(maps, colours, successes), data)
+    write_manifest(
+        output,
+        data,
+        job.model_dump(mode="json"),
+        image_ids=successes["image_id"].tolist(),
+        **provenance(device, dataset=dataset, network=network, attack=attack),
+    )
+
+
+def _tree(maps: PositionMaps, colours: npt.NDArray[np.uint8], successes: pd.DataFrame) -> xr.DataTree:
+    rows, columns = (successes[name].str[0].to_numpy(np.int64) for name in ("rows", "columns"))
+    dataset = xr.Dataset(
+        {
+            "flips": (("image", "y", "x"), maps.flips),
+            "margin": (("image", "y", "x"), maps.margin),
+            "row": ("image", rows),
+            "column": ("image", columns),
+            "colour": (("image", "channel"), colours),
+        },
+        coords={"image": successes["image_id"].to_numpy(np.int64)},
+    )
+    return xr.DataTree(dataset)

@@ -1,0 +1,47 @@
+"""Summarise all chunks of one run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from onepix.config import Settings, Statistics
+from onepix.jobs import read_settings
+from onepix.records import read_records, write_records
+from onepix.store import checked_data, read_tree, replacing
+from onepix.summary import layer_table, locality_table, success_table
+
+
+class Summarise(Settings):
+    """What the job needs to know."""
+
+    dataset: str
+    network: str
+    attack: str
+    statistics: Statistics
+
+
+def run(
+    settings: str, attack: Sequence[Path], propagation: Sequence[Path], locality: Sequence[Path], output: Path
+) -> None:
+    """Write `attacks.parquet`, `success.csv`, `layers.csv` and `locality.csv` into the folder `output`."""
+    job = read_settings(Summarise, settings)
+    records = read_records([checked_data(manifest) for manifest in attack])
+    followed = [read_tree(checked_data(manifest)) for manifest in propagation]
+    positions = [read_tree(checked_data(manifest)) for manifest in locality]
+    write_records(records, output / "attacks.parquet")
+    tables = {
+        "success": success_table(records, job.statistics),
+        "layers": layer_table(followed, job.statistics),
+        "locality": locality_table(records, positions, job.statistics),
+    }
+    for name, table in tables.items():
+        for position, key in enumerate(("dataset", "network", "attack")):
+            table.insert(position, key, getattr(job, key))
+        write_csv(table, output / f"{name}.csv")
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table; empty cells are missing numbers."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")

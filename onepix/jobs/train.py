@@ -1,0 +1,51 @@
+"""Train one network on CIFAR-10."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from onepix.config import Engine, NetworkSettings, Settings, canonical
+from onepix.datasets.cifar10 import read_cifar10
+from onepix.engine import choose_device
+from onepix.errors import OnepixError
+from onepix.jobs import read_settings
+from onepix.models import build
+from onepix.models.classifier import Classifier
+from onepix.models.weights import save_classifier
+from onepix.training import MEAN, STD, accuracy, recipe_for, train
+
+
+class Train(Settings):
+    """What the job needs to know."""
+
+    network: NetworkSettings
+    engine: Engine = Engine()
+
+
+def run(settings: str, cifar10: Path, output: Path) -> float:
+    """Write trained weights to `output`, resuming from a checkpoint beside it; return the test accuracy."""
+    job = read_settings(Train, settings)
+    network = job.network
+    if (network.classes, network.channels) != (10, 3):
+        raise OnepixError(f"network {network.architecture}: CIFAR-10 has 10 classes and 3 channels")
+    recipe = network.recipe or recipe_for(network.architecture)
+    classifier = Classifier(build(network.architecture), network.mean or MEAN, network.std or STD)
+    device = choose_device(job.engine.device)
+    identity = canonical({"architecture": network.architecture, "recipe": recipe, "seed": network.seed})
+    name = f".{output.name}.{hashlib.sha256(identity.encode()).hexdigest()[:12]}.checkpoint"
+    checkpoint = output.parent / name
+    training = read_cifar10(cifar10, "train")
+    train(classifier, training, recipe, network.seed, checkpoint, device, f"train {network.architecture}")
+    reached = accuracy(classifier, read_cifar10(cifar10, "test"), device)
+    metadata = {
+        "architecture": network.architecture,
+        "classes": json.dumps(network.classes),
+        "channels": json.dumps(network.channels),
+        "recipe": recipe.model_dump_json(),
+        "seed": str(network.seed),
+        "training_data": "CIFAR-10, 50,000 training images",
+        "test_accuracy": f"{reached:.4f}",
+    }
+    save_classifier(classifier, output, metadata)
+    checkpoint.unlink()
+    return reached

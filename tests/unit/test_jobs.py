@@ -1,0 +1,71 @@
+"""Jobs that the small study does not run: training, and fetching what was trained."""
+
+import json
+
+import numpy as np
+import pytest
+
+from onepix.errors import OnepixError
+from onepix.images import ImageSet
+from onepix.jobs import fetch_network, train
+from onepix.models.weights import load_network_file, read_metadata
+from onepix.store import checked_data
+from onepix.training import accuracy
+
+RECIPE = {"epochs": 2, "batch_size": 16, "peak_learning_rate": 0.05}
+NETWORK = {"architecture": "resnet8", "weights": "train", "recipe": RECIPE, "seed": 3}
+
+
+@pytest.fixture
+def tiny_cifar10(monkeypatch):
+    generator = np.random.default_rng(0)
+    sets = {
+        split: ImageSet(
+            generator.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8),
+            generator.integers(0, 10, count),
+            np.arange(count),
+            tuple("abcdefghij"),
+            "made by a test",
+        )
+        for split, count in (("train", 48), ("test", 40))
+    }
+    monkeypatch.setattr(train, "read_cifar10", lambda _folder, split: sets[split])
+    return sets
+
+
+def test_trained_weights_state_recipe_seed_and_accuracy(tiny_cifar10, tmp_path):
+    output = tmp_path / "trained" / "mine.safetensors"
+    reached = train.run(json.dumps({"network": NETWORK}), tmp_path, output)
+    metadata = read_metadata(output)
+    assert reached == accuracy(load_network_file(output), tiny_cifar10["test"], "cpu")
+    assert metadata["test_accuracy"] == f"{reached:.4f}"
+    assert (metadata["architecture"], metadata["seed"]) == ("resnet8", "3")
+    assert json.loads(metadata["recipe"])["epochs"] == 2
+    assert [file.name for file in output.parent.iterdir()] == ["mine.safetensors"], "the checkpoint has served"
+    manifest = tmp_path / "networks" / "mine" / "manifest.json"
+    fetch_network.run(json.dumps({"network": NETWORK}), output, manifest)
+    again = load_network_file(checked_data(manifest))
+    assert accuracy(again, tiny_cifar10["test"], "cpu") == reached
+    assert read_metadata(checked_data(manifest)) == metadata
+
+
+def test_another_recipe_starts_afresh_from_an_interrupted_one(tiny_cifar10, tmp_path, monkeypatch):
+    output = tmp_path / "mine.safetensors"
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "accuracy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(json.dumps({"network": NETWORK}), tmp_path, output)
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "read_cifar10", lambda _folder, split: tiny_cifar10[split])
+    other = {**NETWORK, "recipe": {**RECIPE, "epochs": 1}}
+    train.run(json.dumps({"network": other}), tmp_path, output)
+    assert json.loads(read_metadata(output)["recipe"])["epochs"] == 1
+
+
+def test_only_networks_for_cifar10_can_be_trained(tmp_path):
+    network = {**NETWORK, "classes": 7}
+    with pytest.raises(OnepixError, match="CIFAR-10 has 10 classes and 3 channels"):
+        train.run(json.dumps({"network": network}), tmp_path, tmp_path / "x.safetensors")

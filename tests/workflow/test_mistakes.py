@@ -1,0 +1,107 @@
+"""Users' mistakes end in one clear message, and leave earlier results whole."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from onepix.store import checked_data, digest
+
+
+def onepix(study, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "onepix", *arguments], cwd=study.folder, text=True, capture_output=True, check=False
+    )
+
+
+def told(run, message):
+    """Check that a command failed with this one line, and no traceback."""
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr + run.stdout
+    assert message in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["networks", "lenet", "wieghts"], "x", "study.yaml: networks.lenet: unknown key 'wieghts'; did you mean 'weights'?"),
+        (["attacks", "de", "population"], 1, "attacks.de.population: Input should be greater than or equal to 4, got 1"),
+        (["runs", 0, "networks"], ["lennet"], "runs.0.networks: 'lennet' is unknown; did you mean 'lenet'?"),
+        (["runs", 0, "dataset"], "samples", "runs.0.dataset: 'samples' is unknown; did you mean 'sample'?"),
+    ],
+)
+def test_a_mistake_in_the_configuration_stops_before_anything_runs(finished_study, path, value, message):
+    run = finished_study.snakemake(config=finished_study.changed(*path, to=value))
+    assert run.returncode == 1
+    assert message in run.stdout
+    assert "Traceback" not in run.stdout
+    assert len(run.stdout.strip().splitlines()) <= 4, run.stdout
+
+
+CHUNK = "results/sample/lenet/de/attack/000000-000003"
+
+
+def attack_job(**changes):
+    job = {"attack": {"population": 4, "generations": 0}, "image_ids": [0], "engine": {}, **changes}
+    return [
+        *("attack", "--settings", json.dumps(job)),
+        *("--dataset", "data/datasets/sample/manifest.json"),
+        *("--network", "data/networks/lenet/manifest.json"),
+        *("--output", "other/000000-000003.json"),
+    ]
+
+
+def test_image_ids_outside_the_set(finished_study):
+    told(
+        onepix(finished_study, *attack_job(image_ids=[99, 100])),
+        "image ids: 100 is not in the set, which holds 100 images with ids 0–99",
+    )
+    assert not (finished_study.folder / "other").exists()
+
+
+def test_settings_that_are_no_json(finished_study):
+    arguments = attack_job()
+    arguments[2] = "{"
+    told(onepix(finished_study, *arguments), "--settings: not JSON")
+
+
+def test_records_truncated_on_disk(study_copy):
+    """The next stage refuses them, says how to mend it, and the mend works; other results stay as they were."""
+    data = study_copy.folder / f"{CHUNK}.parquet"
+    untouched = study_copy.folder / "results/sample/lenet/de/attack/000004-000007.json"
+    before = digest(data), digest(untouched), digest(checked_data(untouched))
+    data.write_bytes(data.read_bytes()[:-100])
+    (study_copy.folder / "results/sample/lenet/de/propagation/000000-000003.json").unlink()
+    run = study_copy.snakemake()
+    assert run.returncode == 1
+    assert f"onepix: {CHUNK}.parquet: truncated or altered" in run.stdout
+    assert f"delete {CHUNK}.json and run the workflow again" in run.stdout
+    assert "Traceback" not in run.stdout
+    (study_copy.folder / f"{CHUNK}.json").unlink()
+    run = study_copy.snakemake()
+    assert run.returncode == 0, run.stdout
+    assert (digest(data), digest(untouched), digest(checked_data(untouched))) == before
+
+
+def test_weights_that_are_missing_or_truncated(finished_study, tmp_path):
+    network = {"architecture": "lenet", "weights": str(tmp_path / "mine.safetensors")}
+    job = ["fetch-network", "--settings", json.dumps({"network": network}), "--output", str(tmp_path / "n/manifest.json")]
+    told(onepix(finished_study, *job), "mine.safetensors: the weights file is missing")
+    whole = (finished_study.folder / "onepix/assets/lenet.safetensors").read_bytes()
+    (tmp_path / "mine.safetensors").write_bytes(whole[:1000])
+    told(onepix(finished_study, *job), "mine.safetensors: not a whole safetensors file")
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_name_that_a_shell_would_read(finished_study):
+    """A folder's name with spaces, quotes and a command in it is only a name."""
+    hostile = "out 'x' $(touch harm); touch harm"
+    config = finished_study.changed("results", to=hostile)
+    config["runs"] = [{"dataset": "sample", "networks": ["lenet"], "attacks": ["de"], "images": "0-1"}]
+    config["attacks"]["de"] = {"population": 4, "generations": 0}
+    run = finished_study.snakemake(config=config)
+    assert run.returncode == 0, run.stdout
+    assert (finished_study.folder / hostile / "tables/success.csv").is_file()
+    assert not (finished_study.folder / "harm").exists()

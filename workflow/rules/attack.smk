@@ -1,0 +1,28 @@
+"""One-pixel attacks, a chunk of images a job."""
+
+
+rule attack:
+    input:
+        library("jobs/attack.py"),
+        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
+        network=f"{DATA}/networks/{{network}}/manifest.json",
+    output:
+        f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/attack/{{chunk}}.json",
+    log:
+        "logs/attack/{dataset}/{network}/{attack}/{chunk}.log",
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        gpu=1,
+    params:
+        settings=lambda wildcards: canonical(
+            {
+                "attack": CONFIG.attacks[wildcards.attack],
+                "image_ids": chunks(wildcards.dataset, wildcards.network, wildcards.attack)[wildcards.chunk],
+                "engine": CONFIG.engine,
+            }
+        ),
+    shell:
+        "python -m onepix attack --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,58 @@
+"""Figures of one run and of all runs, with captions for the report."""
+
+
+rule draw:
+    input:
+        library("jobs/draw.py"),
+        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
+        tables=expand(
+            "{results}/{{dataset}}/{{network}}/{{attack}}/tables/{table}",
+            results=RESULTS,
+            table=["attacks.parquet", "layers.csv"],
+        ),
+        propagation=manifests("propagation"),
+        locality=manifests("locality"),
+    output:
+        [run_figure(name) for name in RUN_FIGURES],
+        expand(
+            "{results}/{{dataset}}/{{network}}/{{attack}}/figures/{figure}.pdf",
+            results=RESULTS,
+            figure=RUN_FIGURES,
+        ),
+    log:
+        "logs/draw/{dataset}/{network}/{attack}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=lambda wildcards: canonical({**wildcards, **FIGURE_SETTINGS}),
+        tables=lambda wildcards, input: str(Path(input.tables[0]).parent),
+        chunks=lambda wildcards, input: " ".join(repeated(stage, input[stage]) for stage in STAGES[1:]),
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
+    shell:
+        "python -m onepix draw --settings {params.settings:q} --dataset {input.dataset:q} --tables {params.tables:q}"
+        " {params.chunks} --output {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule draw_locality_chart:
+    input:
+        library("jobs/gather.py"),
+        table=f"{RESULTS}/tables/locality.csv",
+    output:
+        report(
+            f"{RESULTS}/figures/locality_chart.png",
+            caption="../report/locality_chart.rst",
+            category="Figures",
+            subcategory="all networks",
+            labels={"figure": "locality chart", "dataset": "all", "attack": "all"},
+        ),
+        f"{RESULTS}/figures/locality_chart.pdf",
+    log:
+        "logs/draw_locality_chart.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=canonical(FIGURE_SETTINGS),
+        stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+    shell:
+        "python -m onepix draw-locality-chart --settings {params.settings:q} --table {input.table:q}"
+        " --output {params.stem:q} 2>&1 | tee {log:q}"
