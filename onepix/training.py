@@ -106,7 +106,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Crop each image at random after padding with its channel means, and mirror half of them.
+    """Crop each image at random after padding with the mean value of the batch, and mirror half of them.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def _start_or_resume(classifier: Classifier, recipe: Recipe, seed: int, checkpoi
     )
     state = _State(classifier, optimiser, 0)
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, weights_only=True, map_location=classifier.mean.device)
         if (saved["recipe"], saved["seed"]) != (recipe.model_dump(), seed):
             raise OnepixError(f"{checkpoint}: made by another recipe or seed; delete it to train afresh")
         classifier.load_state_dict(saved["classifier"])

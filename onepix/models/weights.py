@@ -112,7 +112,7 @@ def weights_path(settings: NetworkSettings) -> Path | None:
 def _load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     expected = network.state_dict()
     missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
-    unexpected = [name for name in tensors if name not in expected]
+    unexpected = [name for name in tensors if name not in expected and not name.endswith(COUNTER)]
     shapes = [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
     faults = []
     if missing:

@@ -55,7 +55,7 @@ def test_a_rebuilt_image_is_classified_as_recorded():
     torch.manual_seed(2)
     classifier = Classifier(build("resnet8", classes=4), (0.5,) * 3, (0.25,) * 3).eval()
     images = random_images(classifier, 12)
-    records = attack(classifier, images, SETTINGS, micro_batch=16)
+    records = attack(classifier, images, DifferentialEvolution(population=4, generations=1), micro_batch=16)
     eligible = records["eligible"].to_numpy()
     rebuilt = attacked_images(images.images[eligible], records[eligible])
     changed = (rebuilt != images.images[eligible]).any(3).sum((1, 2))
@@ -161,7 +161,11 @@ def test_the_seed_is_what_differs():
 def test_a_network_with_other_classes_than_the_images():
     with pytest.raises(OnepixError, match="the network has 2 classes, the images have 3"):
         images = blank(1, 2, 2)
-        attack(rule(lambda x: x.sum((1, 2, 3))), ImageSet(images.images, images.labels, images.ids, ("a", "b", "c"), ""), SETTINGS)
+        attack(
+            rule(lambda x: x.sum((1, 2, 3))),
+            ImageSet(images.images, images.labels, images.ids, ("a", "b", "c"), ""),
+            SETTINGS,
+        )
 
 
 def test_logits_that_are_not_finite():
@@ -188,11 +192,13 @@ def fitness(rows, columns, reds):
 
 
 def ours(seeds):
-    """Return the best fitness for each seed; the probability of the true class rises with the bowl, and stays above a half."""
+    """Return the best fitness for each seed; the true class's probability rises with the bowl, from a half."""
     best = []
 
-    def evaluate(owners, candidates: Perturbation):
-        values = fitness(candidates.rows[:, 0].double(), candidates.columns[:, 0].double(), candidates.values[:, 0, 0].double())
+    def evaluate(_owners, candidates: Perturbation):
+        values = fitness(
+            candidates.rows[:, 0].double(), candidates.columns[:, 0].double(), candidates.values[:, 0, 0].double()
+        )
         return torch.stack([0.01 + values, torch.zeros_like(values)], dim=1)
 
     for seed in seeds:

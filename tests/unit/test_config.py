@@ -38,7 +38,11 @@ def changed(path, value):
         (["networks", "lenet", "wieghts"], "x", "networks.lenet: unknown key 'wieghts'; did you mean 'weights'?"),
         (["atacks"], {}, "unknown key 'atacks'; did you mean 'attacks'?"),
         (["attacks", "de", "population"], "many", "attacks.de.population: Input should be a valid integer"),
-        (["attacks", "de", "population"], 3, "attacks.de.population: Input should be greater than or equal to 4, got 3"),
+        (
+            ["attacks", "de", "population"],
+            3,
+            "attacks.de.population: Input should be greater than or equal to 4, got 3",
+        ),
         (["statistics"], {"confidence": 1.5}, "statistics.confidence: Input should be less than 1, got 1.5"),
         (["datasets", "sample", "source"], "cifar", "datasets.sample: Input tag 'cifar'"),
         (["runs", 0, "networks"], ["lenett"], "runs.0.networks: 'lenett' is unknown; did you mean 'lenet'?"),

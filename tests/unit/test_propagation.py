@@ -40,7 +40,7 @@ KERNEL = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]
 
 
 def test_a_convolution_with_a_known_kernel():
-    """A change of 2 appears as twice the kernel, turned round, about the pixel; the peak is that of the plain interior."""
+    """A change of 2 appears as twice the kernel, turned round, about the pixel; the peak is the plain interior's."""
     layer = follow(classifier_of(convolution([[KERNEL]], padding=1)), 2, 3, 12)["0"]
     expected = np.zeros((5, 7))
     expected[1:4, 2:5] = 2 * np.array(KERNEL)[::-1, ::-1]
@@ -54,7 +54,7 @@ def test_a_convolution_with_a_known_kernel():
 
 def test_maximum_and_mean_over_channels():
     identity, negative = [[[1.0]]], [[[-3.0]]]
-    layer = follow(classifier_of(convolution([identity[0], negative[0]])), 4, 6, 15)["0"]
+    layer = follow(classifier_of(convolution([identity, negative])), 4, 6, 15)["0"]
     assert layer.maximum[0, 4, 6].item() == pytest.approx(15)  # |−3 · 5|
     assert layer.mean[0, 4, 6].item() == pytest.approx((5 + 15) / 2)
     assert layer.maximum[0].count_nonzero() == 1
@@ -134,7 +134,7 @@ def naive(classifier, clean, attacked):
         for moment, batch in (("clean", clean), ("attacked", attacked)):
             handles = [
                 module.register_forward_hook(
-                    lambda _m, _i, out, key=(name, moment): kept.__setitem__(key, out.detach().clone())
+                    lambda _m, _i, out, kept=kept, key=(name, moment): kept.__setitem__(key, out.detach().clone())
                 )
                 for name, module in classifier.network.named_modules()
                 if operator_of(module) not in (None, "block")
@@ -142,7 +142,7 @@ def naive(classifier, clean, attacked):
             classifier(batch[image : image + 1])
             for handle in handles:
                 handle.remove()
-        for name, _ in kept:
+        for name in dict.fromkeys(name for name, _ in kept):
             before, after = kept[name, "clean"][0].double(), kept[name, "attacked"][0].double()
             change = (before - after).abs()
             results.setdefault(name, []).append((change.amax(0), change.mean(0), before.abs().max()))
@@ -160,7 +160,9 @@ def test_maps_equal_a_naive_oracle(architecture, height, width):
         for image, (maximum, mean, peak) in enumerate(expected[layer.name]):
             scale = float(peak) + 1e-12
             for found, wanted in ((layer.maximum[image], maximum), (layer.mean[image], mean)):
-                difference = (found.reshape(wanted.shape).double() if wanted.ndim else found.double().squeeze()) - wanted
+                difference = (
+                    found.reshape(wanted.shape).double() if wanted.ndim else found.double().squeeze()
+                ) - wanted
                 assert difference.abs().max() < 1e-5 * scale
             assert layer.clean_peak[image].item() == pytest.approx(float(peak), rel=1e-5)
 
@@ -185,7 +187,8 @@ def attacked_noise(architecture, height, width, count, channels=3):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "height", "width", "channels"), [("lenet", 32, 32, 1), ("resnet20", 32, 32, 3), ("resnet14", 28, 17, 1)]
+    ("architecture", "height", "width", "channels"),
+    [("lenet", 32, 32, 1), ("resnet20", 32, 32, 3), ("resnet14", 28, 17, 1)],
 )
 def test_every_change_lies_inside_the_pixels_forward_cone(architecture, height, width, channels):
     classifier, clean, attacked, change = attacked_noise(architecture, height, width, 12, channels)

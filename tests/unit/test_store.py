@@ -59,13 +59,16 @@ def test_a_kill_during_a_write_leaves_the_old_file(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     """On a real file system of 64 kB."""
-    if os.geteuid() != 0 or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, check=False
-    ).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("a small file system cannot be mounted here")
     try:
         (tmp_path / "file").write_text("old")
-        with pytest.raises(OSError) as caught, replacing(tmp_path / "file") as temporary:
+        with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "file") as temporary:
             temporary.write_bytes(b"x" * 200_000)
         assert caught.value.errno == errno.ENOSPC
         assert (tmp_path / "file").read_text() == "old"

@@ -91,7 +91,11 @@ def test_tables_without_an_attacked_image(tmp_path):
 
 def positions(flips, rows, columns) -> xr.DataTree:
     flips = np.array(flips, bool).reshape(-1, 3, 4)
-    data = {"flips": (("image", "y", "x"), flips), "row": ("image", np.array(rows, int)), "column": ("image", np.array(columns, int))}
+    data = {
+        "flips": (("image", "y", "x"), flips),
+        "row": ("image", np.array(rows, int)),
+        "column": ("image", np.array(columns, int)),
+    }
     return xr.DataTree(xr.Dataset(data, {"image": np.arange(len(flips))}))
 
 
@@ -151,6 +155,6 @@ def test_a_layer_that_is_zero_on_an_image_is_left_out_of_the_share():
 
 
 def test_average_maps_by_hand():
-    """Peaks 1/4, 0.5/2 and 1.5/2 average to 5/12 where the map has its peak, and to half of that in the corner across."""
+    """Peaks 1/4, 0.5/2 and 1.5/2 average to 5/12 where the map has its peak, to half of that in the corner across."""
     np.testing.assert_allclose(average_maps(TREES)["conv1"], [[5 / 12, 0], [0, 5 / 24]])
     assert np.isnan(average_maps(TREES[2:])["conv1"]).all()

@@ -106,7 +106,7 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_is_told(tmp_path):
     recipe = RECIPE.model_copy(update={"peak_learning_rate": 1e30})
-    with pytest.raises(OnepixError, match="the loss is .*; lower peak_learning_rate"):
+    with pytest.raises(OnepixError, match=r"the loss is .*; lower peak_learning_rate"):
         train(small(), two_colours(), recipe, 7, tmp_path / "a", "cpu")
 
 

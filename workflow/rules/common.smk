@@ -3,10 +3,9 @@
 import ast
 import os
 import re
+import sys
 from pathlib import Path
 from shlex import quote
-
-from snakemake.exceptions import WorkflowError
 
 import onepix
 import onepix.config
@@ -26,7 +25,7 @@ def read_config():
     try:
         return onepix.config.parse(config, " + ".join(map(str, workflow.configfiles)))
     except OnepixError as error:
-        raise WorkflowError(str(error)) from None
+        sys.exit(f"onepix: {error}")
 
 
 CONFIG = read_config()

@@ -1,0 +1,198 @@
+"""The small study, whole: every output opened and checked against the contract."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+
+from onepix.engine import logits
+from onepix.jobs import read_images
+from onepix.models.weights import load_network_file
+from onepix.records import attacked_images, read_records
+from onepix.store import checked_data, read_manifest, read_tree
+
+RUNS = {"lenet": (range(8), ["000000-000003", "000004-000007"], 11), "resnet20": (range(4), ["000000-000003"], 40)}
+
+
+@pytest.fixture(params=RUNS)
+def network(request):
+    return request.param
+
+
+@pytest.fixture
+def run(finished_study, network):
+    return finished_study.folder / "results/sample" / network / "de"
+
+
+@pytest.fixture
+def records(run, network):
+    return read_records([checked_data(run / "attack" / f"{chunk}.json") for chunk in RUNS[network][1]])
+
+
+@pytest.fixture
+def images(finished_study):
+    return read_images(finished_study.folder / "data/datasets/sample/manifest.json")
+
+
+@pytest.fixture
+def classifier(finished_study, network):
+    return load_network_file(checked_data(finished_study.folder / f"data/networks/{network}/manifest.json"))
+
+
+def test_dataset(images):
+    assert images.images.shape == (100, 32, 32, 3)
+    assert images.ids.tolist() == list(range(100))
+    assert images.class_names[:3] == ("airplane", "automobile", "bird")
+
+
+def test_records_tell_what_the_network_says(records, images, classifier, network):
+    assert records["image_id"].tolist() == list(RUNS[network][0])
+    chosen = images.select(records["image_id"].tolist())
+    assert records["label"].tolist() == chosen.labels.tolist()
+    clean = logits(classifier, torch.from_numpy(chosen.images), 64)
+    assert records["clean_class"].tolist() == clean.argmax(1).tolist()
+    assert (records["eligible"] == (records["clean_class"] == records["label"])).all()
+    attacked = records[records["eligible"]]
+    originals = images.select(attacked["image_id"].tolist()).images
+    rebuilt = attacked_images(originals, attacked)
+    assert (((rebuilt != originals).any(3)).sum((1, 2)) <= 1).all()
+    after = logits(classifier, torch.from_numpy(rebuilt), 64)
+    assert attacked["adversarial_class"].tolist() == after.argmax(1).tolist()
+    assert (attacked["success"] == (attacked["adversarial_class"] != attacked["label"])).all()
+    np.testing.assert_allclose(attacked["adversarial_confidence"], after.softmax(1).amax(1), rtol=1e-6)
+    assert (attacked["queries"] == 200 * (attacked["generations"] + 1)).all()
+    assert (attacked.loc[~attacked["success"].astype(bool), "queries"] == 1000).all()
+
+
+def test_manifests(run, network):
+    for stage in ("attack", "propagation", "locality"):
+        for chunk in RUNS[network][1]:
+            manifest = read_manifest(run / stage / f"{chunk}.json")
+            assert manifest["device"]
+            assert len(manifest["inputs"]["network"]) == 64
+            assert manifest["settings"]["engine"]["micro_batch"] == 64
+
+
+def test_propagation_maps(run, records, network):
+    attacked = records[records["eligible"]]
+    trees = [read_tree(checked_data(run / "propagation" / f"{chunk}.json")) for chunk in RUNS[network][1]]
+    for tree in trees:
+        assert len(tree.children) == RUNS[network][2]
+        for depth, (name, node) in enumerate(tree.children.items()):
+            layer = node.load().to_dataset()
+            assert node.attrs["depth"] == depth
+            assert name == f"{depth:03d}_{node.attrs['layer']}"
+            assert set(node.attrs) == {"layer", "operator", "depth", "output_shape", "receptive_field", "stride"}
+            assert layer["max"].dims == layer["mean"].dims == ("image", "y", "x")
+            shape = node.attrs["output_shape"]
+            assert layer["max"].shape[1:] == (tuple(shape[1:]) if len(shape) == 3 else (1, 1))
+            assert not any(layer[variable].isna().any() for variable in layer)
+            assert (layer["max"] >= layer["mean"]).all()
+            np.testing.assert_array_equal(layer["max"].max(("y", "x")), layer["delta_peak"])
+            np.testing.assert_allclose((layer["max"] > 0).mean(("y", "x")), layer["reach"], rtol=1e-6)
+    together = xr.concat([tree.to_dataset() for tree in trees], dim="image")
+    assert together["image"].values.tolist() == attacked["image_id"].tolist()
+    assert together["success"].values.tolist() == attacked["success"].tolist()
+
+
+def test_several_chunks_join_as_one_lazy_tree(finished_study):
+    paths = sorted((finished_study.folder / "results/sample/lenet/de/propagation").glob("*.zarr"))
+    trees = [xr.open_datatree(path, engine="zarr", chunks={}) for path in paths]
+    joined = xr.concat(trees, dim="image")
+    assert len(paths) == 2
+    assert joined["000_conv1"]["max"].chunks is not None, "nothing is read until it is asked for"
+    assert joined["000_conv1"].sizes["image"] == sum(tree.sizes["image"] for tree in trees)
+
+
+def test_position_maps(run, records, images, classifier, network):
+    successes = records[records["success"].fillna(False).astype(bool)].set_index("image_id")
+    trees = [read_tree(checked_data(run / "locality" / f"{chunk}.json")).load() for chunk in RUNS[network][1]]
+    assert [int(image) for tree in trees for image in tree["image"].values] == successes.index.tolist()
+    for tree in trees:
+        assert tree["flips"].shape == (tree.sizes["image"], 32, 32)
+        for image in tree["image"].values:
+            maps = tree.to_dataset().sel(image=image)
+            record = successes.loc[image]
+            row, column = int(maps["row"]), int(maps["column"])
+            assert ([row], [column]) == (list(record["rows"]), list(record["columns"]))
+            assert maps["flips"].values[row, column], "at its own position, the colour flips the class"
+            np.testing.assert_array_equal(maps["flips"], maps["margin"] < 0)
+            moved = images.select([int(image)]).images.copy()
+            moved[0, 31, 0] = maps["colour"].values
+            output = logits(classifier, torch.from_numpy(moved), 64)[0]
+            assert bool(maps["flips"].values[31, 0]) == (int(output.argmax()) != record["label"])
+
+
+def test_the_study_shows_successes_and_failures(finished_study):
+    """Otherwise much of what is tested here would hold of nothing."""
+    table = pd.read_csv(finished_study.folder / "results/tables/success.csv")
+    assert 0 < table["successes"].sum() < table["eligible"].sum()
+
+
+def test_tables(finished_study, run, records, network):
+    tables = finished_study.folder / "results/tables"
+    success, layers, locality = (
+        pd.read_csv(tables / f"{name}.csv").query("network == @network").reset_index(drop=True)
+        for name in ("success", "layers", "locality")
+    )
+    attacked = records[records["eligible"]]
+    assert success["eligible"].tolist() == [len(attacked)]
+    assert success["success_rate"].item() == pytest.approx(attacked["success"].astype(bool).mean(), rel=1e-5)
+    assert success["queries_total"].item() == attacked["queries"].sum()
+    assert len(layers) == 2 * RUNS[network][2]
+    trees = [read_tree(path) for path in sorted((run / "propagation").glob("*.zarr"))]
+    for _, row in layers.iterrows():
+        share, reach = [], []
+        for tree in trees:
+            layer = tree[f"{row['depth']:03d}_{row['layer']}"].to_dataset()
+            chosen = tree["success"].values == (row["outcome"] == "success")
+            share += (layer["delta_peak"] / layer["clean_peak"]).values[chosen].tolist()
+            reach += layer["reach"].values[chosen].tolist()
+        assert row["images"] == len(share)
+        if share:
+            assert row["share_of_peak"] == pytest.approx(np.mean(share), rel=1e-4)
+            assert row["reach"] == pytest.approx(np.mean(reach), rel=1e-4)
+    assert locality["change"].tolist() == ["original attack", "neighbours", "random position"]
+    assert locality["rate"][0] == pytest.approx(success["success_rate"].item(), rel=1e-5)
+
+
+def test_figures(finished_study, run):
+    names = ["strip_success", "strip_failure", "average_propagation", "growth_by_depth", "position_maps"]
+    stems = [run / "figures" / name for name in names] + [finished_study.folder / "results/figures/locality_chart"]
+    for stem in stems:
+        with Image.open(stem.with_suffix(".png")) as picture:
+            picture.verify()
+            assert min(picture.size) > 40
+        assert stem.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_report_holds_every_figure_and_table(finished_study):
+    run = finished_study.snakemake("--report", "report.html")
+    assert run.returncode == 0, run.stdout
+    text = (finished_study.folder / "report.html").read_text()
+    for name in ("strip_success.png", "growth_by_depth.png", "locality_chart.png", "success.csv", "layers.csv"):
+        assert name in text
+    assert re.search(r"Propagation maps|propagation map of each layer", text)
+
+
+def test_a_second_run_does_nothing(finished_study):
+    run = finished_study.snakemake()
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout
+
+
+def test_the_results_do_not_depend_on_the_chunks(study_copy, network, records):
+    """One image a job gives the same records as four."""
+    config = study_copy.changed("images_per_job", to=1)
+    config["results"] = "single"
+    config["runs"] = [{"dataset": "sample", "networks": [network], "attacks": ["de"], "images": "0-1"}]
+    run = study_copy.snakemake(f"single/sample/{network}/de/attack/000001-000001.json", config=config)
+    assert run.returncode == 0, run.stdout
+    single = read_records([study_copy.folder / f"single/sample/{network}/de/attack/000001-000001.parquet"])
+    expected = records[records["image_id"] == 1]
+    assert json.loads(single.to_json()) == json.loads(expected.reset_index(drop=True).to_json())
