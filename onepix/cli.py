@@ -1,6 +1,7 @@
 """The command line: one subcommand a rule of the workflow, and a few for people."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -178,6 +179,8 @@ def schema() -> None:
 
 def main() -> None:
     """Run a command; a user's mistake or a full disk ends in one line, not in a traceback."""
+    # A scheduler's SIGTERM would end Python on the spot, and leave temporary files behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("onepix: stopped by SIGTERM"))
     try:
         app()
     except OnepixError as error:

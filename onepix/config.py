@@ -109,7 +109,6 @@ class DifferentialEvolution(Settings):
     """The differential evolution of Su, Vargas and Sakurai (2017), untargeted."""
 
     method: Literal["differential_evolution"] = "differential_evolution"
-    pixels: int = Field(1, ge=1)
     population: int = Field(400, ge=4, description="Candidates an image.")
     generations: int = Field(100, ge=0, description="After the initial population.")
     differential_weight: float = Field(0.5, gt=0, le=2, description="F: child = x1 + F (x2 − x3).")

@@ -85,10 +85,10 @@ class Study:
     def snakemake(self, *arguments: str, config: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
         """Run Snakemake with a configuration; its output is in `stdout`, errors included."""
         (self.folder / "study.yaml").write_text(yaml.safe_dump(self.CONFIG if config is None else config))
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "study.yaml", *arguments]
-        profile = ["--workflow-profile", "workflow/profiles/default"]
+        command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"]
+        options = ["--configfile", "study.yaml", "--workflow-profile", "workflow/profiles/default"]
         return subprocess.run(
-            command + profile,
+            command + options,
             cwd=self.folder,
             text=True,
             check=False,

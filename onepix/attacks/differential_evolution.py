@@ -71,12 +71,13 @@ def differential_evolution(
     streams = [np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(image,))) for image in ids]
     outcome = Outcome.empty(len(ids), pixels=1, channels=shape[2], device=labels.device)
     upper = torch.tensor([shape[0], shape[1], *[255] * shape[2]], dtype=torch.float64, device=labels.device)
-    genes = _stack([_initial(stream, shape, settings) for stream in streams], labels.device).clamp(upper * 0, upper)
+    lower = torch.zeros_like(upper)
+    genes = _stack([_initial(stream, shape, settings) for stream in streams], labels.device).clamp(lower, upper)
     search = _Search(torch.arange(len(ids), device=labels.device), genes, torch.empty(0))
     for generation in range(settings.generations + 1):
         if generation > 0:
             parents = _stack([_parents(streams[i], settings.population) for i in search.images.tolist()], labels.device)
-            genes = _children(search.genes, parents, settings.differential_weight).clamp(upper * 0, upper)
+            genes = _children(search.genes, parents, settings.differential_weight).clamp(lower, upper)
         logits = _logits(evaluate, search.images, genes, shape)
         search = _selected(search, genes, _probability(logits, labels[search.images]), first=generation == 0)
         flips = logits.argmax(-1) != labels[search.images, None]

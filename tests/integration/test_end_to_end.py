@@ -91,7 +91,7 @@ def test_propagation_maps(run, records, network):
             assert layer["max"].dims == layer["mean"].dims == ("image", "y", "x")
             shape = node.attrs["output_shape"]
             assert layer["max"].shape[1:] == (tuple(shape[1:]) if len(shape) == 3 else (1, 1))
-            assert not any(layer[variable].isna().any() for variable in layer)
+            assert not any(np.isnan(layer[variable]).any() for variable in layer)
             assert (layer["max"] >= layer["mean"]).all()
             np.testing.assert_array_equal(layer["max"].max(("y", "x")), layer["delta_peak"])
             np.testing.assert_allclose((layer["max"] > 0).mean(("y", "x")), layer["reach"], rtol=1e-6)
@@ -137,8 +137,8 @@ def test_the_study_shows_successes_and_failures(finished_study):
 def test_tables(finished_study, run, records, network):
     tables = finished_study.folder / "results/tables"
     success, layers, locality = (
-        pd.read_csv(tables / f"{name}.csv").query("network == @network").reset_index(drop=True)
-        for name in ("success", "layers", "locality")
+        table[table["network"] == network].reset_index(drop=True)
+        for table in (pd.read_csv(tables / f"{name}.csv") for name in ("success", "layers", "locality"))
     )
     attacked = records[records["eligible"]]
     assert success["eligible"].tolist() == [len(attacked)]
