@@ -1,10 +1,30 @@
 """Evaluates images and pixel changes in micro-batches of one fixed shape."""
 
+import ctypes
+import sys
+
 import torch
 from torch import Tensor
 
 from onepix.models.classifier import Classifier
 from onepix.pixels import Perturbation
+
+
+# glibc's mallopt parameters, from malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory instead of handing it back and asking for it anew in every forward pass.
+
+    On a CPU it makes float32 passes faster (ResNet-20: 1.1 to 1.6 times, measured on two cores). It holds for the
+    whole process, so jobs call it and library functions do not; elsewhere than on Linux with glibc it does nothing.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def choose_device(wanted: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from onepix.attacks import attack
 from onepix.config import DifferentialEvolution, Engine, Settings
-from onepix.engine import choose_device
+from onepix.engine import choose_device, keep_memory
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
 from onepix.records import write_records
@@ -22,6 +22,7 @@ class Attack(Settings):
 def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
     """Write the attack records of a chunk as Parquet, and their manifest `output`."""
     job = read_settings(Attack, settings)
+    keep_memory()
     device = choose_device(job.engine.device)
     images = read_images(dataset).select(job.image_ids)
     classifier = load_network_file(checked_data(network), device)

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from onepix.config import Engine, Settings
-from onepix.engine import choose_device
+from onepix.engine import choose_device, keep_memory
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
 from onepix.position_maps import PositionMaps, position_maps
@@ -26,6 +26,7 @@ class Locality(Settings):
 def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path) -> None:
     """Write the position maps of a chunk's successes as zarr, and their manifest `output`."""
     job = read_settings(Locality, settings)
+    keep_memory()
     device = choose_device(job.engine.device)
     records = read_records([checked_data(attack)])
     successes = records[records["success"].fillna(False).astype(bool)]

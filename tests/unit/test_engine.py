@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import blank, rule
 
-from onepix.engine import candidate_logits, choose_device, logit_margin, logits
+from onepix.engine import candidate_logits, choose_device, keep_memory, logit_margin, logits
 from onepix.models import build
 from onepix.models.classifier import Classifier
 from onepix.pixels import Perturbation
@@ -78,3 +78,10 @@ def test_one_channel_images():
 def test_device():
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_keeping_memory_changes_no_logit(resnet):
+    images = pictures(8)
+    before = logits(resnet, images, 8)
+    keep_memory()
+    assert torch.equal(logits(resnet, images, 8), before)
