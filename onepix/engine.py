@@ -9,7 +9,6 @@ from torch import Tensor
 from onepix.models.classifier import Classifier
 from onepix.pixels import Perturbation
 
-
 # glibc's mallopt parameters, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 

@@ -1,6 +1,7 @@
 """Users' mistakes end in one clear message, and leave earlier results whole."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -52,7 +53,7 @@ CHUNK = "results/sample/lenet/de/attack/000000-000003"
 
 
 def attack_job(**changes):
-    job = {"attack": {"population": 4, "generations": 0}, "image_ids": [0], "engine": {}, **changes}
+    job = {"attack": {"population": 4, "generations": 0}, "image_ids": list(range(8)), "engine": {}, **changes}
     return [
         *("attack", "--settings", json.dumps(job)),
         *("--dataset", "data/datasets/sample/manifest.json"),
@@ -119,3 +120,16 @@ def test_a_name_that_a_shell_would_read(finished_study):
     assert run.returncode == 0, run.stdout
     assert (finished_study.folder / hostile / "tables/success.csv").is_file()
     assert not (finished_study.folder / "harm").exists()
+
+
+@pytest.mark.parametrize(("sent", "message"), [(signal.SIGKILL, ""), (signal.SIGTERM, "onepix: stopped by SIGTERM")])
+def test_a_job_that_is_killed_leaves_nothing_that_could_be_taken_for_a_result(finished_study, sent, message):
+    command = [sys.executable, "-m", "onepix", *attack_job(attack={"population": 400, "generations": 10_000})]
+    job = subprocess.Popen(command, cwd=finished_study.folder, text=True, stderr=subprocess.PIPE)
+    assert "0%" in job.stderr.readline(), "the attack has begun"
+    job.send_signal(sent)
+    _, errors = job.communicate()
+    assert job.returncode != 0
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not (finished_study.folder / "other").exists()
