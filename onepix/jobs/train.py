@@ -1,7 +1,6 @@
 """Train one network on CIFAR-10."""
 
 import hashlib
-import json
 from pathlib import Path
 
 from onepix.config import Engine, NetworkSettings, Settings, canonical
@@ -39,12 +38,12 @@ def run(settings: str, cifar10: Path, output: Path) -> float:
     reached = accuracy(classifier, read_cifar10(cifar10, "test"), device)
     metadata = {
         "architecture": network.architecture,
-        "classes": json.dumps(network.classes),
-        "channels": json.dumps(network.channels),
-        "recipe": recipe.model_dump_json(),
-        "seed": str(network.seed),
+        "classes": network.classes,
+        "channels": network.channels,
+        "recipe": recipe.model_dump(),
+        "seed": network.seed,
         "training_data": "CIFAR-10, 50,000 training images",
-        "test_accuracy": f"{reached:.4f}",
+        "test_accuracy": reached,
     }
     save_classifier(classifier, output, metadata)
     checkpoint.unlink()

@@ -4,18 +4,20 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from onepix.config import NetworkSettings
+from onepix.config import NetworkSettings, canonical
 from onepix.errors import OnepixError
 from onepix.models import build
 from onepix.models.classifier import Classifier
 from onepix.store import digest, replacing
 
+KEY = "onepix"  # one entry for all metadata: safetensors writes several in random order, and files would differ
 COUNTER = "num_batches_tracked"  # of batch normalisation; plays no part in evaluation
 
 
@@ -25,16 +27,16 @@ def bundled() -> dict[str, Path]:
     return {path.stem: path for path in sorted(assets.glob("*.safetensors"))}
 
 
-def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, str]) -> None:
+def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, Any]) -> None:
     """Write a network's tensors, its input scaling and further metadata as one safetensors file."""
-    scaling = {name: json.dumps(values) for name, values in classifier.scaling.items()}
+    described = canonical({**metadata, **classifier.scaling})
     tensors = {name: tensor.contiguous().cpu() for name, tensor in classifier.network.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={**metadata, **scaling})
+        save_file(tensors, temporary, metadata={KEY: described})
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what onepix wrote about the tensors of a safetensors file; nothing for a file of another origin.
 
     Raises
     ------
@@ -43,7 +45,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            return metadata
     except FileNotFoundError:
         raise OnepixError(f"{path}: the weights file is missing") from None
     except (OSError, safetensors.SafetensorError) as error:
@@ -71,15 +74,13 @@ def load_classifier(settings: NetworkSettings, path: Path | None) -> Classifier:
         If the file is missing, truncated, of another hash or architecture, or the input scaling is not known.
     """
     network = build(settings.architecture, settings.classes, settings.channels)
-    metadata = {}
+    metadata: dict[str, Any] = {}
     if path is not None:
         metadata = read_metadata(path)
         if settings.sha256 is not None and digest(path) != settings.sha256:
             raise OnepixError(f"{path}: SHA-256 is {digest(path)}, expected {settings.sha256}")
         _load_tensors(network, load_file(path), f"{path} into {settings.architecture}")
-    mean, std = (
-        getattr(settings, name) or tuple(json.loads(metadata.get(name, "null")) or ()) for name in ("mean", "std")
-    )
+    mean, std = (getattr(settings, name) or tuple(metadata.get(name, ())) for name in ("mean", "std"))
     if not mean or not std:
         raise OnepixError(
             f"network {settings.architecture}: its weights do not state an input scaling; "
@@ -135,7 +136,7 @@ def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classif
     settings = NetworkSettings(
         architecture=metadata["architecture"],
         weights=str(path),
-        classes=int(metadata["classes"]),
-        channels=int(metadata["channels"]),
+        classes=metadata["classes"],
+        channels=metadata["channels"],
     )
     return load_classifier(settings, path).to(device)
