@@ -123,11 +123,13 @@ class Run(Settings):
     dataset: Name
     networks: tuple[Name, ...] = Field(min_length=1)
     attacks: tuple[Name, ...] = Field(min_length=1)
-    images: str | tuple[int, ...] = Field(description="Ids: a range such as 0-49, several with commas, or a list.")
+    images: int | str | tuple[int, ...] = Field(
+        description="Ids: 7, a range such as 0-49, several with commas, a list."
+    )
 
     @field_validator("images")
     @classmethod
-    def _can_be_read(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+    def _can_be_read(cls, value: int | str | tuple[int, ...]) -> int | str | tuple[int, ...]:
         if not parse_ids(value):
             raise ValueError("no image is selected")
         return value
@@ -210,8 +212,8 @@ class Config(Settings):
         return self
 
 
-def parse_ids(selection: str | Iterable[int]) -> tuple[int, ...]:
-    """Read an image selection: '0-24', '0-9, 20, 30-39' or a list of ids.
+def parse_ids(selection: int | str | Iterable[int]) -> tuple[int, ...]:
+    """Read an image selection: 7, '0-24', '0-9, 20, 30-39' or a list of ids.
 
     Raises
     ------
@@ -219,7 +221,7 @@ def parse_ids(selection: str | Iterable[int]) -> tuple[int, ...]:
         If a part is neither a number nor an ascending range.
     """
     if not isinstance(selection, str):
-        ids = tuple(selection)
+        ids = (selection,) if isinstance(selection, int) else tuple(selection)
         if any(image_id < 0 for image_id in ids):
             raise ValueError(f"image ids are not negative, got {min(ids)}")
         return tuple(sorted(set(ids)))

@@ -1,5 +1,6 @@
 """Evaluates images and pixel changes in micro-batches of one fixed shape."""
 
+import contextlib
 import ctypes
 import sys
 
@@ -33,6 +34,14 @@ def choose_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def exact_float32() -> contextlib.AbstractContextManager[None]:
+    """Let cuDNN neither round float32 to TF32, as it does by default, nor add up in an order of the moment."""
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
+
+
 @torch.inference_mode()
 def logits(classifier: Classifier, images: Tensor, micro_batch: int) -> Tensor:
     """Classify images.
@@ -54,7 +63,8 @@ def logits(classifier: Classifier, images: Tensor, micro_batch: int) -> Tensor:
     Tensor
         float32, shape (N, classes).
     """
-    outputs = [classifier(_filled(batch, micro_batch))[: len(batch)] for batch in torch.split(images, micro_batch)]
+    with exact_float32():
+        outputs = [classifier(_filled(batch, micro_batch))[: len(batch)] for batch in torch.split(images, micro_batch)]
     return torch.cat(outputs)
 
 
@@ -83,10 +93,11 @@ def candidate_logits(
         float32, shape (N, classes).
     """
     outputs = []
-    for start in range(0, len(candidates), micro_batch):
-        part = slice(start, start + micro_batch)
-        changed = candidates[part].apply(images[owners[part]])
-        outputs.append(classifier(_filled(changed, micro_batch))[: len(changed)])
+    with exact_float32():
+        for start in range(0, len(candidates), micro_batch):
+            part = slice(start, start + micro_batch)
+            changed = candidates[part].apply(images[owners[part]])
+            outputs.append(classifier(_filled(changed, micro_batch))[: len(changed)])
     return torch.cat(outputs)
 
 

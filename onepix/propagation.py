@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import activation, conv, pooling
 
 from onepix.config import nearest
+from onepix.engine import exact_float32
 from onepix.errors import OnepixError
 from onepix.models.classifier import Classifier
 from onepix.progress import progress_bar
@@ -93,7 +94,7 @@ def propagation_maps(
         for start in range(0, max(len(clean), 1), pairs):  # without images too, the layers are wanted
             before, after = clean[start : start + pairs], attacked[start : start + pairs]
             blank = clean.new_zeros(pairs - len(before), *clean.shape[1:])
-            with _recording(classifier.network, len(before)) as recorded:
+            with exact_float32(), _recording(classifier.network, len(before)) as recorded:
                 classifier(torch.cat([before, blank, after, blank]))
             parts.append(_wanted(recorded, layers))
             bar.update(len(before))

@@ -53,12 +53,13 @@ def attack(
     Raises
     ------
     OnepixError
-        If the classifier does not give one logit for each class of the set.
+        If the classifier cannot take images of this shape, does not give one logit for each class of the set, or
+        gives one that is not finite.
     """
     device = classifier.mean.device
     pictures = torch.from_numpy(images.images).to(device)
     labels = torch.from_numpy(images.labels).to(device)
-    clean = logits(classifier, pictures, micro_batch)
+    clean = _clean_logits(classifier, pictures, micro_batch)
     if clean.shape[1] != len(images.class_names):
         raise OnepixError(f"the network has {clean.shape[1]} classes, the images have {len(images.class_names)}")
     if not clean.isfinite().all():
@@ -86,6 +87,15 @@ def attack(
         )
     attacked = logits(classifier, outcome.best.apply(chosen), micro_batch) if eligible.any() else clean[:0]
     return _records(images, settings, clean, eligible, outcome, attacked)
+
+
+def _clean_logits(classifier: Classifier, pictures: Tensor, micro_batch: int) -> Tensor:
+    try:
+        return logits(classifier, pictures, micro_batch)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        shape = "×".join(map(str, pictures.shape[1:]))
+        raise OnepixError(f"the network cannot take images of {shape} (height, width, channels): {reason}") from error
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from onepix.errors import OnepixError
+
 
 class Classifier(nn.Module):
     """Wrap a network so that it takes 8-bit images; normalisation lives in here and nowhere else.
@@ -49,9 +51,13 @@ class Classifier(nn.Module):
         ------
         TypeError
             If `images` are not uint8.
+        OnepixError
+            If they have another number of channels than the scaling.
         """
         if images.dtype != torch.uint8:
             raise TypeError(f"a Classifier takes uint8 images (N, H, W, C), got {images.dtype}")
+        if images.shape[3] != len(self.mean):  # one channel would be broadcast to three without a word
+            raise OnepixError(f"the network takes images of {len(self.mean)} channels, got {images.shape[3]}")
         # NHWC seen as NCHW is the channels-last memory format, the faster one for convolutions.
         scaled = (images.permute(0, 3, 1, 2) / 255 - self.mean) / self.std
         logits: Tensor = self.network(scaled)

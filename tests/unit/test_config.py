@@ -83,7 +83,14 @@ def test_a_file_that_is_missing_or_no_yaml(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "ids"),
-    [("7", (7,)), ("0-3", (0, 1, 2, 3)), ("5, 0-1 ,5", (0, 1, 5)), ([3, 1, 3], (1, 3)), (" 2 - 4 ", (2, 3, 4))],
+    [
+        (7, (7,)),
+        ("7", (7,)),
+        ("0-3", (0, 1, 2, 3)),
+        ("5, 0-1 ,5", (0, 1, 5)),
+        ([3, 1, 3], (1, 3)),
+        (" 2 - 4 ", (2, 3, 4)),
+    ],
 )
 def test_image_ids(text, ids):
     assert parse_ids(text) == ids

@@ -85,3 +85,20 @@ def test_keeping_memory_changes_no_logit(resnet):
     before = logits(resnet, images, 8)
     keep_memory()
     assert torch.equal(logits(resnet, images, 8), before)
+
+
+def test_float32_is_float32_on_a_gpu_too():
+    """What cuDNN is allowed to do is read inside the forward pass, and is afterwards what it was before."""
+    seen = []
+
+    def margin(scaled):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+        return scaled.sum((1, 2, 3))
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    images = torch.from_numpy(blank(1, 3, 3).images)
+    pixel = Perturbation(torch.zeros(1, 1).long(), torch.zeros(1, 1).long(), torch.zeros(1, 1, 3, dtype=torch.uint8))
+    logits(rule(margin), images, 1)
+    candidate_logits(rule(margin), images, torch.zeros(1).long(), pixel, 1)
+    assert seen == [(False, True)] * 2
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
