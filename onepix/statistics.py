@@ -18,7 +18,8 @@ def wilson(successes: int, trials: int, confidence: float) -> tuple[float, float
     if trials == 0:
         return np.nan, np.nan
     low, high = proportion_confint(successes, trials, alpha=1 - confidence, method="wilson")
-    return float(low), float(high)
+    # At its ends the formula gives exactly 0 and 1, and floating point almost.
+    return 0.0 if successes == 0 else float(low), 1.0 if successes == trials else float(high)
 
 
 def bootstrap_mean(values: npt.ArrayLike, settings: Statistics) -> tuple[float, float, float]:

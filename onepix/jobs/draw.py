@@ -19,6 +19,7 @@ from onepix.figures.maps import LayerMap, average, strip
 from onepix.figures.style import message_figure, paper_style, save
 from onepix.images import ImageSet
 from onepix.jobs import read_images, read_settings
+from onepix.jobs.summarise import read_csv
 from onepix.records import attacked_images, read_records
 from onepix.store import checked_data, read_tree
 from onepix.summary import average_maps
@@ -54,7 +55,7 @@ def run(
         for wanted in map(str, job.figures.strips)
     }
     figures["average_propagation"] = lambda: _average(job, len(attacked), trees)
-    figures["growth_by_depth"] = lambda: growth(pd.read_csv(tables / "layers.csv"), job.title, job.confidence)
+    figures["growth_by_depth"] = lambda: growth(read_csv(tables / "layers.csv"), job.title, job.confidence)
     figures["position_maps"] = lambda: _position_maps(job, images, attacked, positions)
     for name, drawn in figures.items():
         with paper_style():

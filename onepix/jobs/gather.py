@@ -9,7 +9,7 @@ from onepix.config import Figures, Settings
 from onepix.figures.locality import locality_chart
 from onepix.figures.style import paper_style, save
 from onepix.jobs import read_settings
-from onepix.jobs.summarise import write_csv
+from onepix.jobs.summarise import read_csv, write_csv
 
 
 class Gather(Settings):
@@ -21,11 +21,11 @@ class Gather(Settings):
 
 def run_table(tables: Sequence[Path], output: Path) -> None:
     """Write one CSV table below the other."""
-    write_csv(pd.concat([pd.read_csv(table) for table in tables], ignore_index=True), output)
+    write_csv(pd.concat([read_csv(table) for table in tables], ignore_index=True), output)
 
 
 def run_chart(settings: str, table: Path, output: Path) -> None:
     """Draw the locality chart of all runs: `output`.png and `output`.pdf."""
     job = read_settings(Gather, settings)
     with paper_style():
-        save(locality_chart(pd.read_csv(table), job.confidence), output, job.figures.dpi)
+        save(locality_chart(read_csv(table), job.confidence), output, job.figures.dpi)

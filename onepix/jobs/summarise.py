@@ -41,6 +41,11 @@ def run(
         write_csv(table, output / f"{name}.csv")
 
 
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table; names stay text, also those that look like numbers (the layers of an nn.Sequential do)."""
+    return pd.read_csv(path, dtype=dict.fromkeys(("dataset", "network", "attack", "layer"), str))
+
+
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table; empty cells are missing numbers."""
     with replacing(path) as temporary:

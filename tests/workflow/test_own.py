@@ -1,0 +1,54 @@
+"""A user's own network and images: a factory with layers named by numbers, grey images that are not square."""
+
+import importlib.util
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from safetensors.torch import save_file
+
+FACTORY = """
+from torch import nn
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(160, 2)
+    )
+"""
+
+
+def test_own_network_and_images(study_copy):
+    folder = study_copy.folder
+    (folder / "mypackage").mkdir()
+    (folder / "mypackage" / "networks.py").write_text(FACTORY)
+    spec = importlib.util.spec_from_file_location("networks", folder / "mypackage" / "networks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    network = module.make()
+    save_file(network.state_dict(), folder / "my-weights.safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (6, 24, 20)).astype(np.uint8)
+    with torch.no_grad():
+        labels = network((torch.from_numpy(images)[:, None] / 255 - 0.5) / 0.25).argmax(1).numpy()
+    labels[3] = 1 - labels[3]
+    np.savez(folder / "my-images.npz", images=images, labels=labels)
+    scaling = {"mean": [0.5], "std": [0.25], "classes": 2, "channels": 1}
+    run = study_copy.snakemake(
+        config={
+            "datasets": {"1": {"source": "arrays", "path": "my-images.npz", "class_names": ["cat", "dog"]}},
+            "networks": {
+                "7": {"architecture": "mypackage.networks:make", "weights": "my-weights.safetensors", **scaling}
+            },
+            "attacks": {"de": {"population": 20, "generations": 2}},
+            "runs": [{"dataset": "1", "networks": ["7"], "attacks": ["de"], "images": "0-5"}],
+            "results": "own",
+        }
+    )
+    assert run.returncode == 0, run.stdout
+    success = pd.read_csv(folder / "own/tables/success.csv")
+    assert (success["images"].item(), success["eligible"].item()) == (6, 5)
+    tree = xr.open_datatree(folder / "own/1/7/de/propagation/000000-000024.zarr", engine="zarr")
+    assert [node.attrs["layer"] for node in tree.children.values()] == ["0", "1", "2", "4"]
+    assert tree["000_0"]["max"].shape == (5, 11, 9)
+    assert (folder / "own/1/7/de/figures/growth_by_depth.png").is_file()
