@@ -22,6 +22,7 @@ app = typer.Typer(
 Settings = Annotated[str, typer.Option(help="The job's settings as JSON.")]
 Manifest = Annotated[Path, typer.Option(help="Manifest of a fetched dataset or network, or of attack records.")]
 Manifests = Annotated[list[Path], typer.Option(help="One manifest a chunk; repeat the option.")]
+PositionMaps = Annotated[list[Path] | None, typer.Option(help="One manifest a chunk; none for several pixels.")]
 Output = Annotated[Path, typer.Option(help="What to write.")]
 Cifar10 = Annotated[Path, typer.Option(help="The folder that fetch-cifar10 made.")]
 
@@ -128,12 +129,12 @@ def locality(settings: Settings, dataset: Manifest, network: Manifest, attack: M
 
 @app.command()
 def summarise(
-    settings: Settings, attack: Manifests, propagation: Manifests, locality: Manifests, output: Output
+    settings: Settings, attack: Manifests, propagation: Manifests, output: Output, locality: PositionMaps = None
 ) -> None:
     """Write the tables of one run into a folder."""
     from onepix.jobs import summarise
 
-    summarise.run(settings, attack, propagation, locality, output)
+    summarise.run(settings, attack, propagation, locality or [], output)
 
 
 @app.command()
@@ -142,13 +143,13 @@ def draw(
     dataset: Manifest,
     tables: Annotated[Path, typer.Option(help="The folder that summarise wrote.")],
     propagation: Manifests,
-    locality: Manifests,
     output: Output,
+    locality: PositionMaps = None,
 ) -> None:
     """Draw the figures of one run into a folder."""
     from onepix.jobs import draw
 
-    draw.run(settings, dataset, tables, propagation, locality, output)
+    draw.run(settings, dataset, tables, propagation, locality or [], output)
 
 
 @app.command()

@@ -3,18 +3,19 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from onepix.errors import OnepixError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 S = TypeVar("S", bound=BaseModel)
+UNTARGETED = -1  # in place of a target, where numbers cannot be missing
 RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
@@ -105,16 +106,112 @@ class NetworkSettings(Settings):
         return self
 
 
-class DifferentialEvolution(Settings):
-    """The differential evolution of Su, Vargas and Sakurai (2017), untargeted."""
+class Attack(Settings):
+    """What all attacks have in common."""
+
+    target: Annotated[int, Field(ge=0)] | Literal["all"] | None = Field(
+        None,
+        description="The class to be reached, or all but the true one, each in an attack of its own; "
+        "default: untargeted, any class but the true one.",
+    )
+    objective: Literal["probability", "margin"] = Field(
+        "probability",
+        description="What is minimised: the true class's probability (targeted: minus the target's), or the margin of "
+        "its logit over the best other one (targeted: of the best other one over the target's).",
+    )
+    budget: int | None = Field(
+        None, ge=1, description="At most so many candidates (forward passes) an image; default: what the method takes."
+    )
+    seed: int = Field(0, ge=0, description="With an image's id, it sets that image's own random stream.")
+
+
+class PixelSearch(Attack):
+    """What the searches over any number of pixels have in common."""
+
+    pixels: int = Field(1, ge=1, description="How many pixels change at most.")
+    stop: Literal["flip", "threshold", "budget"] = Field(
+        "flip",
+        description="When an image is done: the class flips, a probability passes its threshold, or never early.",
+    )
+    true_threshold: Share = Field(0.05, description="For stop: threshold, untargeted: the true class falls below.")
+    target_threshold: Share = Field(0.9, description="For stop: threshold, targeted: the target class rises above.")
+
+
+class DifferentialEvolution(PixelSearch):
+    """Differential evolution, by default that of Su, Vargas and Sakurai (2017)."""
 
     method: Literal["differential_evolution"] = "differential_evolution"
+    variant: Literal["paper", "best1bin"] = Field(
+        "paper",
+        description="paper: rand/1 without crossover, each child against its own parent; best1bin: best/1/bin with "
+        "crossover 1 and F drawn anew in each generation, as attack libraries use it.",
+    )
     population: int = Field(400, ge=4, description="Candidates an image.")
     generations: int = Field(100, ge=0, description="After the initial population.")
-    differential_weight: float = Field(0.5, gt=0, le=2, description="F: child = x1 + F (x2 − x3).")
-    colour_mean: float = Field(128.0, description="Of the normal distribution of initial colours.")
+    differential_weight: float | tuple[float, float] | None = Field(
+        None,
+        description="F, or the interval from which each generation draws it; default: 0.5, or [0.5, 1] of best1bin.",
+    )
+    colour_mean: float = Field(128.0, description="paper: of the normal distribution of initial colours.")
     colour_std: float = Field(127.0, gt=0)
-    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _each_variant_has_its_weight(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("differential_weight") is None:
+            return {**values, "differential_weight": (0.5, 1.0) if values.get("variant") == "best1bin" else 0.5}
+        return values
+
+    @field_validator("differential_weight")
+    @classmethod
+    def _is_usable(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if low is not None and high is not None and not 0 < low <= high <= 2:
+            raise ValueError(f"expected a number above 0 and up to 2, or two such in ascending order, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _the_first_population_fits(self) -> "DifferentialEvolution":
+        if self.budget is not None and self.budget < self.population:
+            raise ValueError(f"budget {self.budget} does not suffice for one population of {self.population}")
+        return self
+
+
+class RandomSearch(PixelSearch):
+    """Random search, the baseline: positions and colours drawn uniformly."""
+
+    method: Literal["random_search"]
+    budget: int = Field(40_400, ge=1, description="Candidates (forward passes) an image.")
+
+
+class Scan(Attack):
+    """Every position × every colour of a set: the exact answer for that set."""
+
+    method: Literal["scan"]
+    colours: Literal["extremes", "grid", "palette"] = Field(
+        "extremes",
+        description="extremes: each channel 0 or 255; grid: each channel at evenly spaced levels; "
+        "palette: the image's own colours.",
+    )
+    levels: int = Field(3, ge=2, le=256, description="For colours: grid. Levels a channel.")
+    palette_size: int = Field(8, ge=1, le=256, description="For colours: palette. Colours an image at most.")
+    stop: Literal["first", "all"] = Field(
+        "all", description="When an image is done: at its first flip, or never early."
+    )
+
+
+def _method(value: Any) -> str:
+    """Return the method that an attack's entry names; differential evolution if it names none."""
+    named = value.get("method") if isinstance(value, Mapping) else getattr(value, "method", None)
+    return "differential_evolution" if named is None else str(named)
+
+
+AttackSettings = Annotated[
+    Annotated[DifferentialEvolution, Tag("differential_evolution")]
+    | Annotated[RandomSearch, Tag("random_search")]
+    | Annotated[Scan, Tag("scan")],
+    Discriminator(_method),
+]
 
 
 class Run(Settings):
@@ -144,7 +241,24 @@ class Engine(Settings):
     """How networks are evaluated."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU if there is one.")
-    micro_batch: int = Field(64, ge=1, description="Images a forward pass; fixed, so that results repeat.")
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Images a forward pass; auto goes by the device and the size of the images."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of the screening of candidates; whatever counts is redone in float32. auto takes bfloat16 where "
+        "the device has instructions for it.",
+    )
+    bound: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Candidates whose logit margin is above it are not redone in float32. auto: four times the largest "
+        "error seen on the image's first 64 candidates, and never less than the rounding of its logits.",
+    )
+    fold: bool = Field(True, description="Fold batch normalisation into convolutions for screening.")
+    windows: bool | Literal["auto"] = Field(
+        "auto",
+        description="Screen one-pixel changes by recomputing only what they can reach. auto: on CPUs, where it pays.",
+    )
 
 
 class Propagation(Settings):
@@ -178,7 +292,7 @@ class Config(Settings):
 
     datasets: dict[Name, DatasetSettings]
     networks: dict[Name, NetworkSettings]
-    attacks: dict[Name, DifferentialEvolution]
+    attacks: dict[Name, AttackSettings]
     runs: tuple[Run, ...] = Field(min_length=1)
     images_per_job: int = Field(25, ge=1, description="Images a job attacks together.")
     engine: Engine = Engine()
@@ -269,9 +383,7 @@ def validated(model: type[S], values: Any, source: str) -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        # After an error inside an item, pydantic also reports that its list is too short.
-        told = [e for e in error.errors() if not (e["type"] == "too_short" and e["input"])]
-        raise OnepixError("\n".join(_line(e, source) for e in told)) from None
+        raise OnepixError("\n".join(_lines(error.errors(), values, source))) from None
 
 
 def canonical(settings: Mapping[str, Any]) -> str:
@@ -290,9 +402,38 @@ def _known(name: str, known: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: '{name}' is unknown; {nearest(name, known)}")
 
 
-def _line(error: Any, source: str) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    what = error["msg"].removeprefix("Value error, ")
-    if error["type"] not in ("value_error", "missing"):
-        what += f", got {error['input']!r}"
-    return f"{source}: {where}: {what}" if where else f"{source}: {what}"
+def _lines(errors: Sequence[Any], values: Any, source: str) -> list[str]:
+    """Return a line for each place that is wrong; pydantic reports an error for each of the types allowed there."""
+    places: dict[str, list[Any]] = {}
+    for error in errors:
+        if error["type"] == "too_short" and error["input"]:
+            continue  # after an error inside an item, pydantic also reports that its list is too short
+        places.setdefault(_place(error, values), []).append(error)
+    return [f"{source}: {place}{': ' if place else ''}{_what(found)}" for place, found in places.items()]
+
+
+def _place(error: Any, values: Any) -> str:
+    """Return the keys that lead to an error, without the names of types that pydantic puts between them."""
+    keys = []
+    for part in error["loc"]:
+        inside = (isinstance(values, Mapping) and part in values) or (
+            isinstance(values, list) and isinstance(part, int)
+        )
+        if inside:
+            values = values[part]
+        if inside or (error["type"] == "missing" and part == error["loc"][-1]) or part == "[key]":
+            keys.append(str(part))
+    return ".".join(keys)
+
+
+def _what(errors: Sequence[Any]) -> str:
+    """Say what is wrong with one value."""
+    first = errors[0]
+    context = first.get("ctx", {})
+    if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        key = context["discriminator"].strip("'_()")
+        if "tag" not in context:
+            return f"{key} is missing"
+        return f"{key} '{context['tag']}' is unknown; expected one of: {context['expected_tags']}"
+    said = " or ".join(dict.fromkeys(error["msg"].removeprefix("Value error, ") for error in errors))
+    return said if first["type"] in ("value_error", "missing") else f"{said}, got {first['input']!r}"

@@ -1,7 +1,7 @@
 """Sets of 8-bit images with labels."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -49,13 +49,19 @@ class ImageSet:
             _require(False, f"labels must lie in 0–{len(self.class_names) - 1} (one a class name), got {worst}")
 
     def select(self, ids: Sequence[int]) -> "ImageSet":
-        """Return the images with these ids, in this order.
+        """Return the images with these ids, each once, in this order; errors as in `places`."""
+        index = self.places(ids)
+        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index], ids=self.ids[index])
+
+    def places(self, ids: Iterable[int]) -> npt.NDArray[np.int64]:
+        """Return where the images with these ids stand in the set.
 
         Raises
         ------
         OnepixError
             If an id is not in the set.
         """
+        ids = list(ids)
         position = {int(image_id): index for index, image_id in enumerate(self.ids)}
         missing = [image_id for image_id in ids if image_id not in position]
         if missing:
@@ -63,8 +69,7 @@ class ImageSet:
                 f"image ids: {missing[0]} is not in the set, which holds {len(self.ids)} images "
                 f"with ids {self.ids.min()}–{self.ids.max()}"
             )
-        index = np.array([position[image_id] for image_id in ids], dtype=np.int64)
-        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index], ids=self.ids[index])
+        return np.array([position[image_id] for image_id in ids], dtype=np.int64)
 
 
 def _require(condition: object, message: str) -> None:

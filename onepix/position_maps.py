@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from onepix.engine import candidate_logits, logit_margin
+from onepix.attacks.goal import Goal
+from onepix.engine import candidate_logits
 from onepix.models.classifier import Classifier
 from onepix.pixels import Perturbation
 from onepix.progress import progress_bar
@@ -21,9 +22,9 @@ class PositionMaps:
     Attributes
     ----------
     flips : ndarray
-        bool, shape (N, y, x): the class is no longer the label.
+        bool, shape (N, y, x): the goal is reached; untargeted, the class is no longer the label.
     margin : ndarray
-        float32, shape (N, y, x): the true class's logit minus the best other one.
+        float32, shape (N, y, x): the goal's logit margin; untargeted, the true class's logit minus the best other one.
     """
 
     flips: npt.NDArray[np.bool_]
@@ -34,7 +35,7 @@ class PositionMaps:
 def position_maps(
     classifier: Classifier,
     images: Tensor,
-    labels: Tensor,
+    goal: Goal,
     colours: Tensor,
     micro_batch: int = 64,
     description: str = "locality",
@@ -47,8 +48,8 @@ def position_maps(
         In evaluation mode.
     images : Tensor
         uint8, shape (N, H, W, C), on the classifier's device.
-    labels : Tensor
-        int64, shape (N,).
+    goal : Goal
+        Of the N images.
     colours : Tensor
         uint8, shape (N, C).
     micro_batch : int
@@ -71,9 +72,8 @@ def position_maps(
             )
             owners = torch.full_like(position, image)
             outputs = candidate_logits(classifier, images, owners, candidates, micro_batch)
-            label = labels[image].expand(len(position))
-            margins.append(logit_margin(outputs, label))
-            flips.append(outputs.argmax(1) != label)
+            margins.append(goal[owners].margin(outputs))
+            flips.append(goal[owners].reached(outputs))
             bar.update(len(position))
     shape = (count, height, width)
     return PositionMaps(_gathered(flips, shape, torch.bool), _gathered(margins, shape, torch.float32))

@@ -1,4 +1,4 @@
-"""The attack record: one row an image, read and written as Parquet."""
+"""The attack record: one row an image and target, read and written as Parquet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +28,11 @@ SCHEMA = pa.schema(
         ("adversarial_class", pa.int32()),
         ("true_probability_before", pa.float32()),
         ("true_probability_after", pa.float32()),
+        ("target_probability_after", pa.float32()),
         ("adversarial_confidence", pa.float32()),
         ("queries", pa.int64()),
         ("queries_to_success", pa.int64()),
+        ("rechecked", pa.int64()),
         ("generations", pa.int32()),
         ("seed", pa.int64()),
     ]
@@ -45,14 +47,14 @@ def write_records(records: pd.DataFrame, path: Path) -> None:
 
 
 def read_records(paths: Sequence[Path]) -> pd.DataFrame:
-    """Read attack records of several chunks as one table, ordered by image id.
+    """Read attack records of several chunks as one table, ordered by image id and target.
 
     Nullable columns are pandas' nullable types; `eligible` is bool.
     """
     nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     table = pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in paths])
     records: pd.DataFrame = table.to_pandas(types_mapper=nullable.get).astype({"eligible": bool})
-    return records.sort_values("image_id", ignore_index=True)
+    return records.sort_values(["image_id", "target"], ignore_index=True)
 
 
 def attacked_images(images: npt.NDArray[np.uint8], records: pd.DataFrame) -> npt.NDArray[np.uint8]:

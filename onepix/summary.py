@@ -28,21 +28,25 @@ def success_table(records: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row: images, eligible (classified correctly), accuracy, successes, success_rate of the eligible with
-        Wilson's interval (success_rate_low, success_rate_high), queries_total, queries_median over all attacked
-        images, queries_to_success_median over the successes.
+        One row: images, correct (classified correctly), accuracy, attacks (an image and target each; untargeted, one a
+        correct image), successes and success_rate of the attacks; the two readings of "untargeted", by image:
+        class_flip_rate, the share of attacked images whose class changed in any attack, and any_target_rate, the share
+        of which any targeted attack succeeded (missing where none was made); each with Wilson's interval (_low, _high).
+        queries_total, queries_median over all attacks, queries_to_success_median over the successes.
     """
     attacked = records[records["eligible"]]
-    successes = int(attacked["success"].sum())
-    low, high = wilson(successes, len(attacked), settings.confidence)
+    by_image = attacked.assign(flipped=attacked["adversarial_class"] != attacked["label"]).groupby("image_id")
+    targeted = by_image["target"].count().sum() > 0
+    correct = records[records["clean_class"] == records["label"]]["image_id"].nunique()
     row = {
-        "images": len(records),
-        "eligible": len(attacked),
-        "accuracy": len(attacked) / len(records),
-        "successes": successes,
-        "success_rate": successes / len(attacked) if len(attacked) else np.nan,
-        "success_rate_low": low,
-        "success_rate_high": high,
+        "images": records["image_id"].nunique(),
+        "correct": correct,
+        "accuracy": correct / records["image_id"].nunique(),
+        "attacks": len(attacked),
+        "successes": int(attacked["success"].sum()),
+        **_rate("success_rate", attacked["success"], settings),
+        **_rate("class_flip_rate", by_image["flipped"].any(), settings),
+        **_rate("any_target_rate", by_image["success"].any() if targeted else attacked["success"][:0], settings),
         "queries_total": int(attacked["queries"].sum()),
         "queries_median": _median(attacked["queries"]),
         "queries_to_success_median": _median(attacked.loc[attacked["success"].astype(bool), "queries_to_success"]),
@@ -101,7 +105,8 @@ def locality_table(records: pd.DataFrame, trees: Sequence[xr.DataTree], settings
     DataFrame
         Three rows: change (original attack, neighbours, random position), images, rate, low, high. The original
         attack's rate is over all attacked images (Wilson's interval); the other two are means over the successful
-        ones of the exact share of neighbours, and of all other positions, that flip the class (bootstrap).
+        ones of the exact share of neighbours, and of all other positions, that reach the attack's goal (bootstrap).
+        Without position maps, which are made of one-pixel attacks, there is only the first row.
 
     Notes
     -----
@@ -109,18 +114,15 @@ def locality_table(records: pd.DataFrame, trees: Sequence[xr.DataTree], settings
     """
     attacked = records[records["eligible"]]
     successes = int(attacked["success"].sum())
-    flips, rows, columns = (_across(trees, "", name) for name in ("flips", "row", "column"))
     original = (
         successes / len(attacked) if len(attacked) else np.nan,
         *wilson(successes, len(attacked), settings.confidence),
     )
-    neighbours = bootstrap_mean(neighbour_rates(flips, rows, columns), settings)
-    elsewhere = bootstrap_mean(random_position_rates(flips, rows, columns), settings)
-    entries = [
-        ("original attack", len(attacked), *original),
-        ("neighbours", successes, *neighbours),
-        ("random position", successes, *elsewhere),
-    ]
+    entries = [("original attack", len(attacked), *original)]
+    if trees:
+        flips, rows, columns = (_across(trees, "", name) for name in ("flips", "row", "column"))
+        for change, rates in (("neighbours", neighbour_rates), ("random position", random_position_rates)):
+            entries.append((change, successes, *bootstrap_mean(rates(flips, rows, columns), settings)))
     return pd.DataFrame(entries, columns=["change", "images", "rate", "low", "high"])
 
 
@@ -157,6 +159,11 @@ def _across(trees: Sequence[xr.DataTree], group: str, variable: str) -> Array:
 def _with_interval(name: str, values: Array, settings: Statistics) -> dict[str, float]:
     mean, low, high = bootstrap_mean(values, settings)
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def _rate(name: str, hits: pd.Series, settings: Statistics) -> dict[str, float]:
+    low, high = wilson(int(hits.sum()), len(hits), settings.confidence)
+    return {name: float(hits.mean()) if len(hits) else np.nan, f"{name}_low": low, f"{name}_high": high}
 
 
 def _median(values: pd.Series) -> float:

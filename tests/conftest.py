@@ -113,16 +113,20 @@ class Study:
         return config
 
 
-@pytest.fixture(scope="session")
-def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Run the small study once, for real. Tests must leave it as it was; see `study_copy`."""
-    folder = tmp_path_factory.mktemp("finished") / "study"
+def new_study(folder: Path) -> Study:
+    """Make a folder with the workflow and the library."""
     folder.mkdir()
     for name in ("workflow", "onepix", "config"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "environment.yml"):
         shutil.copy2(ROOT / name, folder / name)
-    study = Study(folder)
+    return Study(folder)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Run the small study once, for real. Tests must leave it as it was; see `study_copy`."""
+    study = new_study(tmp_path_factory.mktemp("finished") / "study")
     run = study.snakemake()
     assert run.returncode == 0, run.stdout
     return study

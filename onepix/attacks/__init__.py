@@ -1,6 +1,8 @@
-"""Attacks: checking, eligibility and records here, one search a file beside."""
+"""Attacks: checking, eligibility, targets and records here, one search a file beside."""
 
-from collections.abc import Iterator
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,25 +12,47 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from onepix.attacks.differential_evolution import differential_evolution
-from onepix.attacks.outcome import Outcome
-from onepix.config import DifferentialEvolution
-from onepix.engine import candidate_logits, logits
+from onepix.attacks.differential_evolution import DifferentialEvolutionSearch
+from onepix.attacks.goal import Goal
+from onepix.attacks.random_search import RandomSearchSearch
+from onepix.attacks.scan import PositionMaps, ScanSearch
+from onepix.attacks.search import Method, Outcome, Search, search
+from onepix.config import UNTARGETED, AttackSettings, DifferentialEvolution, Engine, RandomSearch
+from onepix.engine import Evaluator, logits
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
 from onepix.models.classifier import Classifier
-from onepix.pixels import Perturbation
 from onepix.progress import progress_bar
 
 
+@dataclasses.dataclass(frozen=True)
+class Attacked:
+    """What an attack on a set of images gives.
+
+    Attributes
+    ----------
+    records : DataFrame
+        One row an image and target; columns as in `onepix.records.SCHEMA`.
+    maps : PositionMaps or None
+        Of a scan: one entry an eligible record, in their order.
+    evaluation : dict
+        How candidates were evaluated: precision, micro-batch and the like.
+    """
+
+    records: pd.DataFrame
+    maps: PositionMaps | None
+    evaluation: dict[str, Any]
+
+
 @torch.inference_mode()
-def attack(
+def attack_images(
     classifier: Classifier,
     images: ImageSet,
-    settings: DifferentialEvolution,
-    micro_batch: int = 64,
+    settings: AttackSettings,
+    engine: Engine | None = None,
     description: str = "attack",
-) -> pd.DataFrame:
+    keep_maps: bool = False,
+) -> Attacked:
     """Attack the correctly classified images of a set.
 
     Parameters
@@ -37,120 +61,174 @@ def attack(
         In evaluation mode; its device is used.
     images : ImageSet
         Images and true classes. Those classified wrongly before any change are recorded as not eligible.
-    settings : DifferentialEvolution
-        Method and budget.
-    micro_batch : int
-        Images a forward pass.
+    settings : AttackSettings
+        Method, goal and budget.
+    engine : Engine, optional
+        How candidates are evaluated.
     description : str
         Names the progress bar.
+    keep_maps : bool
+        Return a scan's position maps.
 
     Returns
     -------
-    DataFrame
-        The attack records, one row an image in the order given; columns as in `onepix.records.SCHEMA`.
-        The seed and an image's id alone set its random stream: a row does not depend on the other rows.
+    Attacked
+        The records stand in the order of the images. The seed, an image's id and the target alone set a record's
+        random stream: a row does not depend on the other rows.
 
     Raises
     ------
     OnepixError
         If the classifier cannot take images of this shape, does not give one logit for each class of the set, or
-        gives one that is not finite.
+        gives one that is not finite; if the target is no class.
     """
-    device = classifier.mean.device
-    pictures = torch.from_numpy(images.images).to(device)
-    labels = torch.from_numpy(images.labels).to(device)
-    clean = _clean_logits(classifier, pictures, micro_batch)
-    if clean.shape[1] != len(images.class_names):
-        raise OnepixError(f"the network has {clean.shape[1]} classes, the images have {len(images.class_names)}")
-    if not clean.isfinite().all():
-        raise OnepixError("the network gives logits that are not finite on unchanged images")
-    eligible = clean.argmax(1) == labels
-    chosen = pictures[eligible]
-
-    def evaluate(owners: Tensor, candidates: Perturbation) -> Tensor:
-        outputs = candidate_logits(classifier, chosen, owners, candidates, micro_batch)
-        bar.update(len(owners))
-        return outputs
-
-    with _progress(int(eligible.sum()), settings, description) as (bar, report):
-        outcome = (
-            differential_evolution(
-                evaluate,
-                labels[eligible],
-                images.ids[eligible.cpu().numpy()].tolist(),
-                images.images.shape[1:],
-                settings,
-                report,
-            )
-            if eligible.any()
-            else Outcome.empty(0, 1, pictures.shape[3], device)
-        )
-    attacked = logits(classifier, outcome.best.apply(chosen), micro_batch) if eligible.any() else clean[:0]
-    return _records(images, settings, clean, eligible, outcome, attacked)
+    engine = engine or Engine()
+    pictures = torch.from_numpy(images.images).to(classifier.mean.device)
+    height, width, channels = images.images.shape[1:]
+    evaluator = Evaluator(classifier, engine, (height, width, channels))
+    clean = clean_logits(classifier, pictures, evaluator.micro_batch)
+    _check(clean, images, settings)
+    rows = _rows(images, clean, settings.target)
+    task = _task(evaluator, images, clean, rows, settings)
+    method, budget = _method(task, images.ids[rows.image[rows.eligible]].tolist(), keep_maps)
+    with _progress(len(task.pictures), budget, description) as report:
+        outcome = search(task, method, budget, report)
+    after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
+    maps = method.maps if isinstance(method, ScanSearch) and keep_maps else None
+    return Attacked(_records(images, rows, clean, settings, outcome, after), maps, evaluator.facts)
 
 
-def _clean_logits(classifier: Classifier, pictures: Tensor, micro_batch: int) -> Tensor:
+def clean_logits(classifier: Classifier, pictures: Tensor, micro_batch: int) -> Tensor:
+    """Classify unchanged images as `onepix.engine.logits` does; one line if the network cannot take them."""
+    if classifier.network.training:
+        raise OnepixError("the network is in training mode, where results are random; call its eval() first")
     try:
-        return logits(classifier, pictures, micro_batch)
+        outputs = logits(classifier, pictures, micro_batch)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         shape = "×".join(map(str, pictures.shape[1:]))
         raise OnepixError(f"the network cannot take images of {shape} (height, width, channels): {reason}") from error
+    if outputs.ndim != 2:
+        raise OnepixError(f"the network gives outputs of shape {tuple(outputs.shape)}, expected (images, classes)")
+    return outputs
+
+
+def _check(clean: Tensor, images: ImageSet, settings: AttackSettings) -> None:
+    classes = len(images.class_names)
+    if clean.shape[1] != classes:
+        raise OnepixError(f"the network has {clean.shape[1]} classes, the images have {classes}")
+    if not clean.isfinite().all():
+        raise OnepixError("the network gives logits that are not finite on unchanged images")
+    if isinstance(settings.target, int) and settings.target >= classes:
+        raise OnepixError(f"target: {settings.target} is no class; the images have classes 0–{classes - 1}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """What becomes a record each: images and targets, R of them."""
+
+    image: npt.NDArray[np.int64]  # index in the set
+    target: npt.NDArray[np.int64]  # UNTARGETED or a class
+    eligible: npt.NDArray[np.bool_]
+
+
+def _rows(images: ImageSet, clean: Tensor, target: int | str | None) -> _Rows:
+    """Pair images with targets; an image that belongs to the target already cannot be attacked towards it."""
+    count, classes = len(images.labels), len(images.class_names)
+    wanted = [UNTARGETED] if target is None else list(range(classes)) if target == "all" else [int(target)]
+    image, targets = np.repeat(np.arange(count), len(wanted)), np.tile(np.array(wanted), count)
+    if target == "all":
+        other = targets != images.labels[image]
+        image, targets = image[other], targets[other]
+    correct = clean.argmax(1).cpu().numpy() == images.labels
+    return _Rows(image, targets, correct[image] & (targets != images.labels[image]))
+
+
+def _task(evaluator: Evaluator, images: ImageSet, clean: Tensor, rows: _Rows, settings: AttackSettings) -> Search:
+    """Return what the search is about: the eligible rows."""
+    image = rows.image[rows.eligible]
+    pictures, labels, targets, index = (
+        torch.tensor(array, device=clean.device)
+        for array in (images.images[image], images.labels[image], rows.target[rows.eligible], image)
+    )
+    return Search(evaluator, pictures, Goal(labels, targets), clean[index], settings)
+
+
+def _method(task: Search, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
+    """Return the search for the settings, and its budget in candidates an attack."""
+    settings = task.settings
+    height, width, channels = task.pictures.shape[1:]
+    shape, device = (height, width, channels), task.pictures.device
+    streams = [_stream(settings.seed, *key) for key in zip(ids, task.goal.targets.tolist(), strict=True)]
+    if isinstance(settings, DifferentialEvolution):
+        evolution = DifferentialEvolutionSearch(settings, streams, shape, device)
+        return evolution, min(settings.population * (settings.generations + 1), settings.budget or sys.maxsize)
+    if isinstance(settings, RandomSearch):
+        return RandomSearchSearch(settings, streams, shape, device), settings.budget
+    scan = ScanSearch(settings, task.pictures, keep_maps)
+    return scan, min(scan.per_image, settings.budget or sys.maxsize)
+
+
+def _stream(seed: int, image_id: int, target: int) -> np.random.Generator:
+    key = (image_id,) if target == UNTARGETED else (image_id, target)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 @contextmanager
-def _progress(eligible: int, settings: DifferentialEvolution, description: str) -> Iterator[Any]:
-    """Show passes done of those still possible; images that leave take theirs out of the total."""
-    total = eligible * settings.population * (settings.generations + 1)
+def _progress(attacks: int, budget: int, description: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Show candidates evaluated of those still possible; attacks that end early take theirs out of the total."""
+    total = attacks * budget
     with progress_bar(total, description, "pass", unit_scale=True) as bar:
 
-        def report(generation: int, active: int, flipped: int) -> None:
-            bar.total = bar.n + active * settings.population * (settings.generations - generation)
-            bar.set_postfix(generation=generation, active=active, flipped=flipped, refresh=False)
+        def report(evaluated: int, left: int, reached: int) -> None:
+            bar.update(evaluated)
+            bar.total = min(total, bar.n + left * budget)
+            bar.set_postfix(left=left, successes=reached, refresh=False)
 
-        yield bar, report
+        yield report
 
 
 def _records(
-    images: ImageSet,
-    settings: DifferentialEvolution,
-    clean: Tensor,
-    eligible: Tensor,
-    outcome: Outcome,
-    attacked: Tensor,
+    images: ImageSet, rows: _Rows, clean: Tensor, settings: AttackSettings, outcome: Outcome, after: Tensor
 ) -> pd.DataFrame:
     """Put together the records: what was seen before the attack, joined by what the attack found."""
+    image, mask = rows.image, rows.eligible
     before = clean.softmax(1).cpu().numpy()
-    mask = eligible.cpu().numpy()
     records = pd.DataFrame(
         {
-            "image_id": images.ids,
-            "label": images.labels,
-            "clean_class": clean.argmax(1).cpu().numpy(),
-            "clean_confidence": before.max(1),
+            "image_id": images.ids[image],
+            "label": images.labels[image],
+            "clean_class": clean.argmax(1).cpu().numpy()[image],
+            "clean_confidence": before.max(1)[image],
             "eligible": mask,
             "method": settings.method,
-            "target": pd.array([None] * len(mask), dtype="Int64"),
-            "true_probability_before": before[np.arange(len(mask)), images.labels],
+            "target": pd.array([None if t == UNTARGETED else t for t in rows.target.tolist()], dtype="Int64"),
+            "true_probability_before": before[image, images.labels[image]],
             "queries": 0,
-            "generations": 0,
+            "rechecked": 0,
+            "generations": pd.array([None] * len(image), dtype="Int64"),
             "seed": settings.seed,
         }
     )
     records.loc[mask, "queries"] = outcome.queries.cpu().numpy()
-    records.loc[mask, "generations"] = outcome.generations.cpu().numpy()
-    return records.join(_findings(images.labels[mask], outcome, attacked).set_index(records.index[mask]))
+    records.loc[mask, "rechecked"] = outcome.rechecked.cpu().numpy()
+    if isinstance(settings, DifferentialEvolution):
+        records["generations"] = 0
+        records.loc[mask, "generations"] = outcome.rounds.cpu().numpy() - 1
+    found = _findings(images.labels[image[mask]], rows.target[mask], outcome, after)
+    return records.join(found.set_index(records.index[mask]))
 
 
-def _findings(labels: npt.NDArray[np.int64], outcome: Outcome, attacked: Tensor) -> pd.DataFrame:
+def _findings(
+    labels: npt.NDArray[np.int64], targets: npt.NDArray[np.int64], outcome: Outcome, attacked: Tensor
+) -> pd.DataFrame:
     """Return the columns that only attacked images have; success is judged on the rebuilt 8-bit images."""
     after = attacked.softmax(1).cpu().numpy()
+    index = np.arange(len(after))
     adversarial_class = attacked.argmax(1).cpu().numpy()
-    success = adversarial_class != labels
-    first_flip = [
-        queries if flipped else None
-        for queries, flipped in zip(outcome.queries_to_success.tolist(), success, strict=True)
-    ]
+    success = np.where(targets == UNTARGETED, adversarial_class != labels, adversarial_class == targets)
+    target_probability = np.where(targets == UNTARGETED, np.nan, after[index, np.maximum(targets, 0)])
+    first = [q if s else None for q, s in zip(outcome.queries_to_success.tolist(), success, strict=True)]
     return pd.DataFrame(
         {
             "success": success,
@@ -159,7 +237,8 @@ def _findings(labels: npt.NDArray[np.int64], outcome: Outcome, attacked: Tensor)
             "values": outcome.best.values.tolist(),
             "adversarial_class": adversarial_class,
             "adversarial_confidence": after.max(1),
-            "true_probability_after": after[np.arange(len(after)), labels],
-            "queries_to_success": pd.array(first_flip, dtype="Int64"),
+            "true_probability_after": after[index, labels],
+            "target_probability_after": pd.array(target_probability, dtype="Float32"),
+            "queries_to_success": pd.array(first, dtype="Int64"),
         }
     )

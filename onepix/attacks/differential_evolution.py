@@ -1,170 +1,173 @@
-"""The one-pixel attack of Su, Vargas and Sakurai (2017) by differential evolution."""
+"""Differential evolution: that of Su, Vargas and Sakurai (2017), and the variant that attack libraries use."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import qmc
 from torch import Tensor
 
-from onepix.attacks.outcome import Outcome
 from onepix.config import DifferentialEvolution
 from onepix.pixels import Perturbation, from_genes
 
 Floats = npt.NDArray[np.float64]
-Evaluate = Callable[[Tensor, Perturbation], Tensor]
+Integers = npt.NDArray[np.int64]
+FULL = 255
+Weight = float | tuple[float, float] | None
 
 
-@dataclasses.dataclass
-class _Search:
-    """The images still searched: B of them, with N candidates of one pixel and G = 2 + C genes each."""
+class DifferentialEvolutionSearch:
+    """Differential evolution on A images at once, N candidates of P pixels and G = 2 + C genes each.
 
-    images: Tensor  # (B,) which image
-    genes: Tensor  # (B, N, 1, G)
-    fitness: Tensor  # (B, N) probability of the true class
-
-    def keep(self, wanted: Tensor) -> "_Search":
-        return _Search(self.images[wanted], self.genes[wanted], self.fitness[wanted])
-
-
-def differential_evolution(
-    evaluate: Evaluate,
-    labels: Tensor,
-    ids: Sequence[int],
-    shape: tuple[int, int, int],
-    settings: DifferentialEvolution,
-    report: Callable[[int, int, int], None],
-) -> Outcome:
-    """Search for the pixel whose change flips the class, on all images at once.
-
-    The true class's probability is minimised. A child x1 + F (x2 − x3) has no crossover and competes with
-    its own parent; every candidate of every generation, the first included, is checked for a flip, and an
-    image leaves the search with the flip of least true-class probability in its generation. Genes that
-    leave their range are set to the bound, a point on which the paper is silent.
+    A child competes with its own parent and takes its place if it is better. `paper`: x1 + F (x2 − x3), F = 0.5, no
+    crossover; positions start uniform, colours normal; genes that leave their range are set to the bound, a point on
+    which the paper is silent. `best1bin`: best + F (x1 − x2), F drawn for each generation, crossover 1, a Latin
+    hypercube to start, genes that leave their range drawn anew: what scipy's optimiser does by the settings that
+    attack libraries give it, with whole generations evaluated together.
 
     Parameters
     ----------
-    evaluate : callable
-        Takes which image each candidate changes (int64, shape (M,)) and M candidates; returns their
-        logits, float32, shape (M, classes).
-    labels : Tensor
-        int64, shape (B,): true classes.
-    ids : sequence of int
-        Of the images; with the seed, each sets its image's own random stream.
+    settings : DifferentialEvolution
+        Variant, population, generations and the like.
+    streams : sequence of Generator
+        A random stream an attack.
     shape : tuple of int
         Height, width and channels of the images.
-    settings : DifferentialEvolution
-        Population, generations, differential weight, distribution of initial colours, seed.
-    report : callable
-        Called after each generation with the numbers of generations done, images active and images flipped.
-
-    Returns
-    -------
-    Outcome
-        For each image the flip, or the candidate of least true-class probability if there is none.
+    device : torch.device
+        Of the populations.
 
     Notes
     -----
-    Su, Vargas and Sakurai, "One Pixel Attack for Fooling Deep Neural Networks" (2017), section III.
+    Su, Vargas and Sakurai, "One Pixel Attack for Fooling Deep Neural Networks" (2017), section III; Storn and Price,
+    "Differential Evolution" (1997).
     """
-    streams = [np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(image,))) for image in ids]
-    outcome = Outcome.empty(len(ids), pixels=1, channels=shape[2], device=labels.device)
-    upper = torch.tensor([shape[0], shape[1], *[255] * shape[2]], dtype=torch.float64, device=labels.device)
-    lower = torch.zeros_like(upper)
-    genes = _stack([_initial(stream, shape, settings) for stream in streams], labels.device).clamp(lower, upper)
-    search = _Search(torch.arange(len(ids), device=labels.device), genes, torch.empty(0))
-    for generation in range(settings.generations + 1):
-        if generation > 0:
-            parents = _stack([_parents(streams[i], settings.population) for i in search.images.tolist()], labels.device)
-            genes = _children(search.genes, parents, settings.differential_weight).clamp(lower, upper)
-        logits = _logits(evaluate, search.images, genes, shape)
-        search = _selected(search, genes, _probability(logits, labels[search.images]), first=generation == 0)
-        flips = logits.argmax(-1) != labels[search.images, None]
-        _note(outcome, search, genes, flips, logits, labels, generation, shape)
-        search = search.keep(~flips.any(1))
-        report(generation, len(search.images), int(outcome.flipped.sum()))
-        if len(search.images) == 0:
-            break
-    return outcome
+
+    def __init__(
+        self,
+        settings: DifferentialEvolution,
+        streams: Sequence[np.random.Generator],
+        shape: tuple[int, int, int],
+        device: torch.device,
+    ) -> None:
+        height, width, channels = shape
+        self.settings, self.streams, self.shape, self.device = settings, streams, shape, device
+        self.round_size = settings.population
+        self.upper = torch.tensor([height, width, *[FULL] * channels], dtype=torch.float64, device=device)
+        self.active: list[int] = []
+        self.generation = torch.empty(0, dtype=torch.int64, device=device)  # (A,)
+        self.genes = torch.empty(0, self.round_size, settings.pixels, 2 + channels, dtype=torch.float64, device=device)
+        self.fitness = torch.empty(0, self.round_size, device=device)  # (A, N)
+        self.trials = self.genes
+
+    def admit(self, attacks: Sequence[int]) -> None:
+        """Draw first populations."""
+        if not attacks:
+            return
+        self.active += attacks
+        first = _stack([self._first(self.streams[attack]) for attack in attacks], self.device)
+        self.genes = torch.cat([self.genes, first.clamp(torch.zeros_like(self.upper), self.upper)])
+        self.fitness = torch.cat([self.fitness, torch.full(first.shape[:2], torch.inf, device=self.device)])
+        self.generation = torch.cat([self.generation, torch.zeros(len(attacks), dtype=torch.int64, device=self.device)])
+
+    def propose(self) -> tuple[Perturbation, Tensor]:
+        """Propose first populations as they are, and a child of each member of the others."""
+        started = self.generation > 0
+        self.trials = self.genes.clone()
+        if started.any():
+            streams = [self.streams[a] for a, s in zip(self.active, started.tolist(), strict=True) if s]
+            children = _paper_children if self.settings.variant == "paper" else _best_children
+            weight = self.settings.differential_weight
+            self.trials[started] = children(self.genes[started], self.fitness[started], streams, weight, self.upper)
+        height, width, _ = self.shape
+        return from_genes(self.trials.flatten(0, 1), height, width), torch.ones_like(self.fitness, dtype=torch.bool)
+
+    def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:  # noqa: ARG002 (the protocol's)
+        """Let each child take its own parent's place where it is better."""
+        better = fitness < self.fitness
+        self.genes = torch.where(better[:, :, None, None], self.trials, self.genes)
+        self.fitness = torch.where(better, fitness, self.fitness)
+        self.generation = self.generation + 1
+
+    def exhausted(self) -> Tensor:
+        """Return which have had all their generations."""
+        return self.generation > self.settings.generations
+
+    def keep(self, wanted: Tensor) -> None:
+        """Drop populations."""
+        self.active = [attack for attack, kept in zip(self.active, wanted.tolist(), strict=True) if kept]
+        self.generation, self.genes, self.fitness = self.generation[wanted], self.genes[wanted], self.fitness[wanted]
+
+    def _first(self, stream: np.random.Generator) -> Floats:
+        """Draw a first population, (N, P, G)."""
+        population, pixels, genes = self.genes.shape[1:]
+        if self.settings.variant == "best1bin":
+            cube: Floats = qmc.LatinHypercube(pixels * genes, rng=stream).random(population)
+            spread: Floats = cube.reshape(population, pixels, genes) * self.upper.cpu().numpy()
+            return spread
+        positions: Floats = stream.uniform(0, self.shape[:2], size=(population, pixels, 2))
+        normal = stream.normal(
+            self.settings.colour_mean, self.settings.colour_std, size=(population, pixels, genes - 2)
+        )
+        return np.concatenate([positions, normal], axis=2)
 
 
-def _initial(stream: np.random.Generator, shape: tuple[int, int, int], settings: DifferentialEvolution) -> Floats:
-    """Draw the first population, (N, 1, G): positions uniform, colours normal."""
-    height, width, channels = shape
-    positions = stream.uniform(0, (height, width), size=(settings.population, 2))
-    colours = stream.normal(settings.colour_mean, settings.colour_std, size=(settings.population, channels))
-    return np.concatenate([positions, colours], axis=1)[:, None, :]
-
-
-def _parents(stream: np.random.Generator, population: int) -> npt.NDArray[np.int64]:
-    """Draw r1, r2 and r3 for each child, (N, 3): uniform among the triples of distinct members."""
-    first, second, third = (stream.integers(population - k, size=population) for k in range(3))
-    second += second >= first
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    third += third >= low
-    third += third >= high
-    return np.stack([first, second, third], axis=1)
-
-
-def _children(genes: Tensor, parents: Tensor, weight: float) -> Tensor:
-    """Return x_r1 + F (x_r2 − x_r3)."""
-    index = torch.arange(len(genes), device=genes.device)[:, None]
-    first, second, third = (genes[index, parents[:, :, k]] for k in range(3))
-    return first + weight * (second - third)
-
-
-def _logits(evaluate: Evaluate, images: Tensor, genes: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Evaluate (B, N) candidates; return logits (B, N, classes)."""
-    count, population = genes.shape[:2]
-    candidates = from_genes(genes.flatten(0, 1), shape[0], shape[1])
-    return evaluate(images.repeat_interleave(population), candidates).reshape(count, population, -1)
-
-
-def _probability(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the probability of the true class, (B, N)."""
-    index = labels[:, None, None].expand(*logits.shape[:2], 1)
-    return logits.softmax(-1).gather(2, index).squeeze(2)
-
-
-def _selected(search: _Search, genes: Tensor, fitness: Tensor, first: bool) -> _Search:
-    """Let each child take its own parent's place where it is better."""
-    if first:
-        return _Search(search.images, genes, fitness)
-    better = fitness < search.fitness
-    return _Search(
-        search.images,
-        torch.where(better[:, :, None, None], genes, search.genes),
-        torch.where(better, fitness, search.fitness),
-    )
-
-
-def _note(
-    outcome: Outcome,
-    search: _Search,
+def _paper_children(
     genes: Tensor,
-    flips: Tensor,
-    logits: Tensor,
-    labels: Tensor,
-    generation: int,
-    shape: tuple[int, int, int],
-) -> None:
-    """Write down each image's best candidate so far, and its flip if this generation has one."""
-    images, population = search.images, genes.shape[1]
-    flipped = flips.any(1)
-    fitness_of_flips = _probability(logits, labels[images]).where(flips, torch.inf)
-    index = torch.arange(len(images), device=images.device)
-    chosen = torch.where(
-        flipped[:, None, None], genes[index, fitness_of_flips.argmin(1)], search.genes[index, search.fitness.argmin(1)]
-    )
-    outcome.best.rows[images], outcome.best.columns[images], outcome.best.values[images] = dataclasses.astuple(
-        from_genes(chosen, shape[0], shape[1])
-    )
-    outcome.flipped[images] = flipped
-    outcome.queries[images] = (generation + 1) * population
-    first_flip = flips.int().argmax(1) + 1
-    outcome.queries_to_success[images] = torch.where(flipped, generation * population + first_flip, -1)
-    outcome.generations[images] = generation
+    _fitness: Tensor,
+    streams: Sequence[np.random.Generator],
+    weight: Weight,
+    upper: Tensor,
+) -> Tensor:
+    """Return x_r1 + F (x_r2 − x_r3), set to the bounds where they leave them."""
+    population = genes.shape[1]
+    draws = [(_drawn(stream, weight), _distinct(stream, population, population, 3)) for stream in streams]
+    weights = torch.tensor([w for w, _ in draws], dtype=genes.dtype, device=genes.device)[:, None, None, None]
+    first, second, third = _members(genes, _stack([parents for _, parents in draws], genes.device))
+    return (first + weights * (second - third)).clamp(torch.zeros_like(upper), upper)
+
+
+def _best_children(
+    genes: Tensor, fitness: Tensor, streams: Sequence[np.random.Generator], weight: Weight, upper: Tensor
+) -> Tensor:
+    """Return best + F (x_r1 − x_r2), r1 and r2 other than the parent; genes outside their range are drawn anew."""
+    shape = genes.shape[1:]
+    draws = [(_drawn(stream, weight), _others(stream, shape[0]), stream.uniform(size=shape)) for stream in streams]
+    weights = torch.tensor([w for w, _, _ in draws], dtype=genes.dtype, device=genes.device)[:, None, None, None]
+    first, second = _members(genes, _stack([parents for _, parents, _ in draws], genes.device))
+    best = genes[torch.arange(len(genes), device=genes.device), fitness.argmin(1)][:, None]
+    children = best + weights * (first - second)
+    anew = _stack([uniform for _, _, uniform in draws], genes.device) * upper
+    return torch.where((children < 0) | (children > upper), anew, children)
+
+
+def _drawn(stream: np.random.Generator, weight: Weight) -> float:
+    """Return F, drawn if it is an interval."""
+    assert weight is not None
+    return stream.uniform(*weight) if isinstance(weight, tuple) else weight
+
+
+def _distinct(stream: np.random.Generator, children: int, members: int, count: int) -> Integers:
+    """Draw `count` distinct members for each child, (children, count): every choice as likely as any other."""
+    chosen = np.empty((children, 0), dtype=np.int64)
+    for k in range(count):
+        drawn = stream.integers(members - k, size=children)
+        for taken in np.sort(chosen, axis=1).T:
+            drawn += drawn >= taken
+        chosen = np.column_stack([chosen, drawn])
+    return chosen
+
+
+def _others(stream: np.random.Generator, population: int) -> Integers:
+    """Draw two distinct members for each child, (N, 2), neither of them its parent."""
+    drawn = _distinct(stream, population, population - 1, 2)
+    return drawn + (drawn >= np.arange(population)[:, None])
+
+
+def _members(genes: Tensor, parents: Tensor) -> list[Tensor]:
+    """Return the chosen members, each (A, N, P, G)."""
+    index = torch.arange(len(genes), device=genes.device)[:, None]
+    return [genes[index, parents[:, :, k]] for k in range(parents.shape[2])]
 
 
 def _stack(arrays: Sequence[npt.NDArray[np.generic]], device: torch.device) -> Tensor:

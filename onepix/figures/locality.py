@@ -25,10 +25,11 @@ GAP = 0.25  # Between the neighbours and their frame, in pixels, so that it hide
 CHANGES = {"original attack": style.VERMILLION, "neighbours": style.SKY_BLUE, "random position": style.GREY}
 BAR_PITCH, GROUP_GAP = 0.14, 0.1  # Heights, in inches.
 BARS_LEFT, BARS_WIDTH = 0.9, 1.5  # Where the bars start, and the length of 100 %, in inches.
-MARGIN_LABEL = (
-    "logit margin of the true class, asinh scale; black outline: the class flips; "
-    "frame: the attacked pixel and its neighbours"
+MARGIN_LABEL = "logit margin of the true class, asinh scale; black outline: the class flips; "
+TARGETED_LABEL = (
+    "logit margin of the best other class over the target, asinh scale; black outline: the target is reached; "
 )
+FRAME_LABEL = "frame: the attacked pixel and its neighbours"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +45,9 @@ class PositionMap:
     row, column : int
         The attacked pixel.
     flips : ndarray
-        bool, shape (H, W): whether the change flips the class at this position.
+        bool, shape (H, W): whether the change flips the class (targeted: reaches the target) at this position.
     margin : ndarray
-        Float, shape (H, W): the true class's logit minus the best other one.
+        Float, shape (H, W): the true class's logit minus the best other one (targeted: that minus the target's).
     """
 
     image: npt.NDArray[np.uint8]
@@ -58,7 +59,7 @@ class PositionMap:
 
 
 @style.paper_style()
-def position_maps(entries: Sequence[PositionMap], title: str) -> Figure:
+def position_maps(entries: Sequence[PositionMap], title: str, targeted: bool = False) -> Figure:
     """Draw position maps: a column an image, above the image with a ring at the attacked pixel, below its map.
 
     Parameters
@@ -67,6 +68,8 @@ def position_maps(entries: Sequence[PositionMap], title: str) -> Figure:
         1 to 8.
     title : str
         Above all panels.
+    targeted : bool
+        Whether the margins are those of targets, and flips those to targets.
 
     Returns
     -------
@@ -87,7 +90,9 @@ def position_maps(entries: Sequence[PositionMap], title: str) -> Figure:
     span = max(float(np.abs(entry.margin).max()) for entry in entries) or 1.0
     # Most margins are far from 0, the interesting ones near it: hence a scale that is finest there.
     colours = ScalarMappable(AsinhNorm(span / 10, -span, span), matplotlib.colormaps["RdBu"])
-    bar = panels.ColourBar(colours, MARGIN_LABEL, _ticks(span), extend="neither")
+    bar = panels.ColourBar(
+        colours, (TARGETED_LABEL if targeted else MARGIN_LABEL) + FRAME_LABEL, _ticks(span), extend="neither"
+    )
     counts = [f"flips at {entry.flips.sum()} of {entry.flips.size} positions" for entry in entries]
     captions = [*(entry.caption for entry in entries), *counts]
     shapes = [*(entry.image.shape[:2] for entry in entries), *(entry.margin.shape for entry in entries)]

@@ -2,32 +2,47 @@
 
 from pathlib import Path
 
-from onepix.attacks import attack
-from onepix.config import DifferentialEvolution, Engine, Settings
+import xarray as xr
+
+from onepix.attacks import attack_images
+from onepix.attacks.scan import as_dataset
+from onepix.config import AttackSettings, Engine, Scan, Settings
 from onepix.engine import choose_device, keep_memory
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
 from onepix.records import write_records
-from onepix.store import checked_data, write_manifest
+from onepix.store import checked_data, digest, write_manifest, write_tree
 
 
 class Attack(Settings):
     """What the job needs to know."""
 
-    attack: DifferentialEvolution
+    attack: AttackSettings
     image_ids: tuple[int, ...]
     engine: Engine
 
 
 def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
-    """Write the attack records of a chunk as Parquet, and their manifest `output`."""
+    """Write the attack records of a chunk as Parquet, a scan's position maps as zarr, and their manifest `output`."""
     job = read_settings(Attack, settings)
     keep_memory()
     device = choose_device(job.engine.device)
     images = read_images(dataset).select(job.image_ids)
     classifier = load_network_file(checked_data(network), device)
     description = f"attack {name_of(network)} {output.stem}"
-    records = attack(classifier, images, job.attack, job.engine.micro_batch, description)
-    data = output.with_suffix(".parquet")
-    write_records(records, data)
-    write_manifest(output, data, job.model_dump(mode="json"), **provenance(device, dataset=dataset, network=network))
+    scans = isinstance(job.attack, Scan)
+    attacked = attack_images(classifier, images, job.attack, job.engine, description, keep_maps=scans)
+    data, facts = output.with_suffix(".parquet"), {}
+    if attacked.maps is not None:
+        maps = output.with_suffix(".zarr")
+        write_tree(xr.DataTree(as_dataset(attacked.maps, attacked.records)), maps)
+        facts["position_maps"] = {"data": maps.name, "sha256": digest(maps)}
+    write_records(attacked.records, data)
+    write_manifest(
+        output,
+        data,
+        job.model_dump(mode="json"),
+        evaluation=attacked.evaluation,
+        **facts,
+        **provenance(device, dataset=dataset, network=network),
+    )

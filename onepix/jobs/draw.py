@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from onepix.config import Figures, Settings, nearest
+from onepix.config import UNTARGETED, Figures, Settings, nearest
 from onepix.errors import OnepixError
 from onepix.figures.depth import growth
 from onepix.figures.locality import PositionMap, position_maps
@@ -47,7 +47,7 @@ def run(
     job = read_settings(Draw, settings)
     images = read_images(dataset)
     records = read_records([tables / "attacks.parquet"])
-    attacked = records[records["eligible"]].set_index("image_id", drop=False)
+    attacked = records[records["eligible"]]
     trees = [read_tree(checked_data(manifest)) for manifest in propagation]
     positions = [read_tree(checked_data(manifest)) for manifest in locality]
     figures: dict[str, Callable[[], Figure]] = {
@@ -83,23 +83,40 @@ def _strip(job: Draw, wanted: str, images: ImageSet, attacked: pd.DataFrame, tre
         original[0],
         attacked_images(original, record)[0],
         list(zip(row["rows"], row["columns"], strict=True)),
-        _layers(job, _maps_of(trees, int(row["image_id"]))),
-        f"{job.title}: image {row['image_id']}",
+        _layers(job, _maps_of(trees, row)),
+        f"{job.title}: image {row['image_id']}{_aim(row, names)}",
         f"{names[row['clean_class']]} {row['clean_confidence']:.0%}",
         f"{names[row['adversarial_class']]} {row['adversarial_confidence']:.0%}",
         job.figures.colour_map,
     )
 
 
-def _maps_of(trees: Sequence[xr.DataTree], image_id: int) -> dict[str, npt.NDArray[Any]]:
-    """Return an image's propagation map of each layer in units of the clean peak; 0 where that peak is 0."""
-    tree = next(tree for tree in trees if image_id in tree.coords["image"].values)
+def _aim(row: pd.Series, names: Sequence[str]) -> str:
+    """Return what a title says of a targeted attack's target."""
+    return "" if pd.isna(row["target"]) else f", towards {names[row['target']]}"
+
+
+def _maps_of(trees: Sequence[xr.DataTree], row: pd.Series) -> dict[str, npt.NDArray[Any]]:
+    """Return a record's propagation map of each layer in units of the clean peak; 0 where that peak is 0."""
+    key = _key(row)
+    tree, place = next((tree, keys.index(key)) for tree in trees if key in (keys := _keys(tree)))
     maps = {}
     for node in tree.children.values():
-        layer = node.to_dataset().sel(image=image_id)
+        layer = node.to_dataset().isel(image=place)
         peak = float(layer["clean_peak"])
         maps[node.attrs["layer"]] = layer["max"].values / peak if peak > 0 else np.zeros(layer["max"].shape)
     return maps
+
+
+def _key(record: pd.Series) -> tuple[int, int]:
+    """Return the image id and target of a record."""
+    return int(record["image_id"]), UNTARGETED if pd.isna(record["target"]) else int(record["target"])
+
+
+def _keys(tree: xr.DataTree) -> list[tuple[int, int]]:
+    """Return the image id and target of each entry of a tree."""
+    root = tree.to_dataset()
+    return list(zip(root["image"].values.tolist(), root["target"].values.tolist(), strict=True))
 
 
 def _average(job: Draw, attacked: int, trees: Sequence[xr.DataTree]) -> Figure:
@@ -121,14 +138,16 @@ def _layers(job: Draw, maps: dict[str, npt.NDArray[Any]]) -> list[LayerMap]:
 
 
 def _position_maps(job: Draw, images: ImageSet, attacked: pd.DataFrame, trees: Sequence[xr.DataTree]) -> Figure:
-    entries = []
+    if not trees:
+        return message_figure("Position maps are made of one-pixel attacks; here, several pixels were changed.")
+    by_key = {_key(record): record for _, record in attacked.iterrows()}
+    names, entries = images.class_names, []
     for tree in trees:
-        for image_id in tree.coords["image"].values[: job.figures.position_maps]:
-            record, maps = attacked.loc[image_id], tree.to_dataset().sel(image=image_id)
-            names = images.class_names
+        for place, key in enumerate(_keys(tree)[: job.figures.position_maps]):
+            record, maps = by_key[key], tree.to_dataset().isel(image=place)
             entries.append(
                 PositionMap(
-                    images.select([int(image_id)]).images[0],
+                    images.select([key[0]]).images[0],
                     f"{names[record['label']]}\n→ {names[record['adversarial_class']]}",
                     int(maps["row"]),
                     int(maps["column"]),
@@ -138,4 +157,5 @@ def _position_maps(job: Draw, images: ImageSet, attacked: pd.DataFrame, trees: S
             )
     if not entries:
         return message_figure(f"No attack succeeded among the {len(attacked)} attacked images.")
-    return position_maps(entries[: job.figures.position_maps], job.title)
+    targeted = bool(attacked["target"].notna().any())
+    return position_maps(entries[: job.figures.position_maps], job.title, targeted)

@@ -8,8 +8,10 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from onepix.config import Engine, Settings
-from onepix.engine import choose_device, keep_memory
+from onepix.attacks.goal import Goal
+from onepix.config import UNTARGETED, Engine, Settings
+from onepix.engine import choose_device, choose_micro_batch, keep_memory
+from onepix.errors import OnepixError
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
 from onepix.position_maps import PositionMaps, position_maps
@@ -30,16 +32,20 @@ def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path)
     device = choose_device(job.engine.device)
     records = read_records([checked_data(attack)])
     successes = records[records["success"].fillna(False).astype(bool)]
-    images = read_images(dataset).select(successes["image_id"].tolist())
+    if (successes["rows"].str.len() > 1).any():
+        raise OnepixError(f"{attack}: several pixels were changed; position maps are made of one-pixel attacks")
+    images = read_images(dataset)
+    places = images.places(successes["image_id"])
     classifier = load_network_file(checked_data(network), device)
-    channels = images.images.shape[3]
+    _, height, width, channels = images.images.shape
     colours = np.array([values[0] for values in successes["values"]], np.uint8).reshape(-1, channels)
+    targets = successes["target"].fillna(UNTARGETED).to_numpy(np.int64)
     maps = position_maps(
         classifier,
-        torch.from_numpy(images.images).to(device),
-        torch.from_numpy(images.labels).to(device),
+        torch.from_numpy(images.images[places]).to(device),
+        Goal(torch.from_numpy(images.labels[places]).to(device), torch.tensor(targets, device=device)),
         torch.from_numpy(colours).to(device),
-        job.engine.micro_batch,
+        choose_micro_batch(job.engine.micro_batch, device, height, width),
         f"locality {name_of(network)} {output.stem}",
     )
     data = output.with_suffix(".zarr")
@@ -59,6 +65,7 @@ def _tree(maps: PositionMaps, colours: npt.NDArray[np.uint8], successes: pd.Data
         {
             "flips": (("image", "y", "x"), maps.flips),
             "margin": (("image", "y", "x"), maps.margin),
+            "target": ("image", successes["target"].fillna(UNTARGETED).to_numpy(np.int64)),
             "row": ("image", rows),
             "column": ("image", columns),
             "colour": (("image", "channel"), colours),

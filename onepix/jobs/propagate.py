@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from onepix.config import Engine, Propagation, Settings
-from onepix.engine import choose_device
+from onepix.config import UNTARGETED, Engine, Propagation, Settings
+from onepix.engine import choose_device, choose_micro_batch
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
 from onepix.propagation import LayerMaps, propagation_maps
@@ -30,14 +30,16 @@ def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path)
     device = choose_device(job.engine.device)
     records = read_records([checked_data(attack)])
     attacked = records[records["eligible"]]
-    images = read_images(dataset).select(attacked["image_id"].tolist())
+    images = read_images(dataset)
+    originals = images.images[images.places(attacked["image_id"])]
     classifier = load_network_file(checked_data(network), device)
     clean, changed = (
-        torch.from_numpy(pictures).to(device) for pictures in (images.images, attacked_images(images.images, attacked))
+        torch.from_numpy(pictures).to(device) for pictures in (originals, attacked_images(originals, attacked))
     )
+    micro_batch = choose_micro_batch(job.engine.micro_batch, device, *originals.shape[1:3])
     description = f"propagate {name_of(network)} {output.stem}"
-    layers = propagation_maps(classifier, clean, changed, job.propagation.layers, job.engine.micro_batch, description)
-    _, height, width, channels = images.images.shape
+    layers = propagation_maps(classifier, clean, changed, job.propagation.layers, micro_batch, description)
+    _, height, width, channels = originals.shape
     fields = receptive_fields(classifier.network, (channels, height, width))
     data = output.with_suffix(".zarr")
     write_tree(_tree(layers, fields, attacked), data)
@@ -60,6 +62,7 @@ def _tree(layers: list[LayerMaps], fields: dict[str, ReceptiveField | None], att
         {
             "success": ("image", attacked["success"].to_numpy(bool)),
             "label": ("image", attacked["label"].to_numpy(np.int64)),
+            "target": ("image", attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)),
             "adversarial_class": ("image", attacked["adversarial_class"].to_numpy(np.int64)),
         },
         coords={"image": attacked["image_id"].to_numpy(np.int64)},

@@ -15,8 +15,9 @@ class Classifier(nn.Module):
     ----------
     network : nn.Module
         Maps scaled float images (N, C, H, W) to logits (N, classes).
-    mean, std : sequence of float
-        Per channel, in units of the full 8-bit range: the network sees (image / 255 − mean) / std.
+    mean, std : sequence of float, or float
+        Per channel, in units of the full 8-bit range: the network sees (image / 255 − mean) / std. One number holds
+        for all channels, however many there are.
 
     Attributes
     ----------
@@ -27,10 +28,16 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float] | float = 0.0, std: Sequence[float] | float = 1.0
+    ) -> None:
         super().__init__()
         self.network = network
-        self.scaling = {"mean": tuple(mean), "std": tuple(std)}
+        self.training = network.training
+        self.scaling = {
+            name: tuple(value) if isinstance(value, Sequence) else value
+            for name, value in (("mean", mean), ("std", std))
+        }
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
 
@@ -54,11 +61,15 @@ class Classifier(nn.Module):
         OnepixError
             If they have another number of channels than the scaling.
         """
+        logits: Tensor = self.network(self.scaled(images))
+        return logits
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Return what the network sees of 8-bit images: float32, shape (N, C, H, W); errors as in `forward`."""
         if images.dtype != torch.uint8:
             raise TypeError(f"a Classifier takes uint8 images (N, H, W, C), got {images.dtype}")
-        if images.shape[3] != len(self.mean):  # one channel would be broadcast to three without a word
+        channels = {len(given) for given in self.scaling.values() if isinstance(given, tuple)}
+        if channels - {images.shape[3]}:  # one channel would be broadcast to three without a word
             raise OnepixError(f"the network takes images of {len(self.mean)} channels, got {images.shape[3]}")
         # NHWC seen as NCHW is the channels-last memory format, the faster one for convolutions.
-        scaled = (images.permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-        logits: Tensor = self.network(scaled)
-        return logits
+        return (images.permute(0, 3, 1, 2) / 255 - self.mean) / self.std

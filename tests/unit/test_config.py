@@ -44,7 +44,11 @@ def changed(path, value):
             "attacks.de.population: Input should be greater than or equal to 4, got 3",
         ),
         (["statistics"], {"confidence": 1.5}, "statistics.confidence: Input should be less than 1, got 1.5"),
-        (["datasets", "sample", "source"], "cifar", "datasets.sample: Input tag 'cifar'"),
+        (
+            ["datasets", "sample", "source"],
+            "cifar",
+            "datasets.sample: source 'cifar' is unknown; expected one of: 'bundled'",
+        ),
         (["runs", 0, "networks"], ["lenett"], "runs.0.networks: 'lenett' is unknown; did you mean 'lenet'?"),
         (["runs", 0, "dataset"], "other", "runs.0.dataset: 'other' is unknown; expected one of: sample"),
         (["runs", 0, "images"], "9-0", "runs.0.images: cannot read '9-0'; expected ids such as"),

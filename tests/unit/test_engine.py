@@ -4,7 +4,18 @@ import pytest
 import torch
 from conftest import blank, rule
 
-from onepix.engine import candidate_logits, choose_device, keep_memory, logit_margin, logits
+from onepix.config import Engine
+from onepix.engine import (
+    Evaluator,
+    candidate_logits,
+    choose_device,
+    choose_micro_batch,
+    choose_precision,
+    keep_memory,
+    logit_margin,
+    logits,
+)
+from onepix.errors import OnepixError
 from onepix.models import build
 from onepix.models.classifier import Classifier
 from onepix.pixels import Perturbation
@@ -102,3 +113,112 @@ def test_float32_is_float32_on_a_gpu_too():
     candidate_logits(rule(margin), images, torch.zeros(1).long(), pixel, 1)
     assert seen == [(False, True)] * 2
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+
+
+ENGINES = [
+    Engine(precision=precision, fold=fold, windows=windows, micro_batch=8)
+    for precision in ("float32", "bfloat16")
+    for fold in (False, True)
+    for windows in (False, True)
+]
+
+
+def random_candidates(count: int, pixels: int = 1) -> tuple[torch.Tensor, Perturbation]:
+    generator = torch.Generator().manual_seed(3)
+    owners = torch.randint(0, 3, (count,), generator=generator)
+    rows, columns = (torch.randint(0, extent, (count, pixels), generator=generator) for extent in (12, 9))
+    values = torch.randint(0, 256, (count, pixels, 3), generator=generator, dtype=torch.uint8)
+    return owners, Perturbation(rows, columns, values)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+@pytest.mark.parametrize("pixels", [1, 3])
+def test_screening_agrees_with_float32(engine, pixels):
+    """Whatever is folded, windowed or rounded, with batch statistics that are not those of a fresh network."""
+    torch.manual_seed(0)
+    network = build("resnet8")
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    classifier = Classifier(network, (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)).eval()
+    evaluator = Evaluator(classifier, engine, (12, 9, 3))
+    owners, candidates = random_candidates(21, pixels)
+    images = pictures(3)
+    exact = candidate_logits(classifier, images, owners, candidates, 5)
+    assert torch.equal(
+        evaluator.exact(images, owners, candidates), candidate_logits(classifier, images, owners, candidates, 8)
+    )
+    tolerance = 0.05 if engine.precision == "bfloat16" else 1e-5
+    scale = exact.abs().max().item()
+    torch.testing.assert_close(evaluator.screen(images, owners, candidates), exact, rtol=0, atol=tolerance * scale)
+    assert evaluator.facts["windows"] == engine.windows
+    assert evaluator.facts["folded"] == engine.fold
+    assert (exact.std(0) > 2 * tolerance * scale / 100).any(), "the candidates must differ"
+
+
+def test_the_head_stays_in_float32(resnet):
+    """Logits of bfloat16 would have 8 bits."""
+    owners, candidates = random_candidates(64)
+    screened = Evaluator(resnet, Engine(precision="bfloat16"), (12, 9, 3)).screen(pictures(3), owners, candidates)
+    assert screened.dtype == torch.float32
+    assert not torch.equal(screened, screened.bfloat16().float())
+
+
+def test_a_network_that_cannot_be_traced_is_evaluated_as_it_is():
+    class Branching(torch.nn.Module):
+        def forward(self, x):
+            return x.sum((2, 3)) if x.sum() > 0 else -x.sum((2, 3))
+
+    evaluator = Evaluator(Classifier(Branching()).eval(), Engine(precision="float32"), (12, 9, 3))
+    assert (evaluator.facts["folded"], evaluator.facts["windows"]) == (False, False)
+    owners, candidates = random_candidates(5)
+    images = pictures(3)
+    torch.testing.assert_close(
+        evaluator.screen(images, owners, candidates), candidates.apply(images[owners]).sum((1, 2)) / 255
+    )
+
+
+class Small(torch.nn.Module):
+    """A network on a device that has room for five images."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.sizes = room, []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return x.sum((2, 3))
+
+
+def test_out_of_memory_the_micro_batch_is_halved():
+    classifier = Classifier(Small(5)).eval()
+    evaluator = Evaluator(
+        classifier, Engine(precision="float32", micro_batch=16, fold=False, windows=False), (12, 9, 3)
+    )
+    owners, candidates = random_candidates(21)
+    images = pictures(3)
+    expected = candidates.apply(images[owners]).sum((1, 2)) / 255
+    with pytest.warns(UserWarning, match="micro-batches of 4"):
+        torch.testing.assert_close(evaluator.exact(images, owners, candidates), expected)
+    torch.testing.assert_close(evaluator.screen(images, owners, candidates), expected)
+    assert evaluator.facts["micro_batch"] == 4
+    assert classifier.network.sizes == [16, 8, 4, 4, 4, 4, 4, 4]
+
+
+def test_no_memory_for_a_single_image():
+    evaluator = Evaluator(Classifier(Small(0)).eval(), Engine(micro_batch=2, fold=False), (12, 9, 3))
+    with pytest.warns(UserWarning, match="going on"), pytest.raises(OnepixError, match="out of GPU memory"):
+        evaluator.exact(pictures(3), *random_candidates(3))
+
+
+def test_settings_that_are_left_to_onepix():
+    assert choose_precision("float32", "cpu") == "float32"
+    able = torch.cpu.get_capabilities()
+    expected = "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+    assert choose_precision("auto", "cpu") == expected
+    assert choose_micro_batch(7, "cpu", 32, 32) == 7
+    assert [choose_micro_batch("auto", "cpu", side, side) for side in (28, 32, 64, 224)] == [128, 128, 32, 8]
+    assert [choose_micro_batch("auto", "cuda", side, side) for side in (32, 224)] == [4096, 64]

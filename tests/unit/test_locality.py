@@ -7,6 +7,7 @@ from conftest import blank, rule
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onepix.attacks.goal import Goal
 from onepix.engine import logits
 from onepix.locality import neighbour_rates, random_position_rates
 from onepix.models import build
@@ -20,7 +21,7 @@ def test_the_positions_that_flip_are_those_of_the_rule():
     maps = position_maps(
         rule(lambda x: x[:, 0, 2].sum(1) - 100.0),
         torch.from_numpy(images.images),
-        torch.from_numpy(images.labels),
+        Goal(torch.from_numpy(images.labels), torch.tensor([-1, -1])),
         torch.tensor([[255, 0, 0], [100, 255, 255]], dtype=torch.uint8),
         micro_batch=5,
     )
@@ -37,7 +38,7 @@ def test_one_pass_at_a_time_gives_the_same_map():
     images = torch.randint(0, 256, (2, 6, 9, 1), dtype=torch.uint8)
     labels = logits(classifier, images, 8).argmax(1)
     colours = torch.tensor([[255], [0]], dtype=torch.uint8)
-    maps = position_maps(classifier, images, labels, colours, micro_batch=8)
+    maps = position_maps(classifier, images, Goal(labels, torch.tensor([-1, -1])), colours, micro_batch=8)
     for image in range(2):
         for row in range(6):
             for column in range(9):
@@ -53,7 +54,7 @@ def test_without_successes_the_maps_are_empty():
     maps = position_maps(
         rule(lambda x: x.sum((1, 2, 3))),
         torch.zeros(0, 4, 6, 3, dtype=torch.uint8),
-        torch.zeros(0, dtype=torch.int64),
+        Goal(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)),
         torch.zeros(0, 3, dtype=torch.uint8),
     )
     assert maps.flips.shape == maps.margin.shape == (0, 4, 6)

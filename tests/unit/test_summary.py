@@ -30,9 +30,11 @@ def made_up() -> pd.DataFrame:
             "adversarial_class": pd.array([1, 1, 0, 0, None], dtype="Int64"),
             "true_probability_before": [0.9] * 5,
             "true_probability_after": [0.1, 0.8, 0.2, 0.7, np.nan],
+            "target_probability_after": np.nan,
             "adversarial_confidence": [0.6, 0.8, 0.7, 0.7, np.nan],
             "queries": [400, 1200, 800, 1200, 0],
             "queries_to_success": pd.array([100, None, 500, None, None], dtype="Int64"),
+            "rechecked": [64, 70, 64, 64, 0],
             "generations": [0, 2, 1, 2, 0],
             "seed": 0,
         }
@@ -72,17 +74,43 @@ def stored(tmp_path) -> pd.DataFrame:
 
 def test_success_table(tmp_path):
     row = success_table(stored(tmp_path), Statistics()).iloc[0]
-    assert (row["images"], row["eligible"], row["successes"]) == (5, 4, 2)
-    assert (row["accuracy"], row["success_rate"]) == (0.8, 0.5)
+    assert (row["images"], row["correct"], row["attacks"], row["successes"]) == (5, 4, 4, 2)
+    assert (row["accuracy"], row["success_rate"], row["class_flip_rate"]) == (0.8, 0.5, 0.5)
+    assert np.isnan(row["any_target_rate"]), "no attack had a target"
     assert (row["success_rate_low"], row["success_rate_high"]) == pytest.approx(wilson(2, 4, 0.95))
     assert (row["queries_total"], row["queries_median"], row["queries_to_success_median"]) == (3600, 1000, 300)
+
+
+def test_both_readings_of_untargeted():
+    """Three images × two targets: one reaches a target, one changes class but not to its target, one neither."""
+    records = (
+        made_up()
+        .iloc[[0] * 6]
+        .assign(
+            image_id=[0, 0, 1, 1, 2, 2],
+            label=0,
+            target=pd.array([1, 2] * 3, dtype="Int64"),
+            adversarial_class=pd.array([0, 2, 0, 3, 0, 0], dtype="Int64"),
+            success=pd.array([False, True, False, False, False, False], dtype="boolean"),
+        )
+    )
+    row = success_table(records, Statistics()).iloc[0]
+    assert (row["images"], row["correct"], row["attacks"], row["successes"]) == (3, 3, 6, 1)
+    assert (row["success_rate"], row["any_target_rate"], row["class_flip_rate"]) == (1 / 6, 1 / 3, 2 / 3)
+    assert (row["any_target_rate_low"], row["any_target_rate_high"]) == pytest.approx(wilson(1, 3, 0.95))
+
+
+def test_without_position_maps_there_is_the_original_attack(tmp_path):
+    table = locality_table(stored(tmp_path), [], Statistics())
+    assert table["change"].tolist() == ["original attack"]
+    assert table["rate"].tolist() == [0.5]
 
 
 def test_tables_without_an_attacked_image(tmp_path):
     records = stored(tmp_path)
     records = records[~records["eligible"]]
     row = success_table(records, Statistics()).iloc[0]
-    assert (row["eligible"], row["successes"], row["queries_total"]) == (0, 0, 0)
+    assert (row["correct"], row["attacks"], row["successes"], row["queries_total"]) == (0, 0, 0, 0)
     assert np.isnan(row["success_rate"])
     table = locality_table(records, [positions([], [], [])], Statistics())
     assert table["images"].tolist() == [0, 0, 0]

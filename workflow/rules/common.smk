@@ -73,6 +73,8 @@ def manifests(stage):
 
     def of_run(wildcards):
         run = (wildcards.dataset, wildcards.network, wildcards.attack)
+        if stage == "locality" and getattr(CONFIG.attacks[wildcards.attack], "pixels", 1) > 1:
+            return []  # where a change of several pixels would be moved to is not defined
         return [f"{RESULTS}/{'/'.join(run)}/{stage}/{chunk}.json" for chunk in chunks(*run)]
 
     return of_run

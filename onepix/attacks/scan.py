@@ -1,0 +1,236 @@
+"""The scan: every position × every colour of a set, in an order that finds a success early."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import torch.nn.functional as F
+import xarray as xr
+from PIL import Image
+from torch import Tensor
+
+from onepix.config import UNTARGETED, Scan
+from onepix.errors import OnepixError
+from onepix.pixels import Perturbation
+
+ROUND_SIZE = 512
+MOST_COLOURS = 4096
+NOT_EVALUATED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionMaps:
+    """What each of K colours does at every position of B images.
+
+    Attributes
+    ----------
+    colours : ndarray
+        uint8, shape (B, K, C). A palette may be smaller than K; the colours that fill it up are not evaluated.
+    margins : ndarray
+        float32, shape (B, K, H, W): the goal's logit margin, negative where it is reached; NaN where not evaluated.
+    classes : ndarray
+        int16, shape (B, K, H, W): the class seen; −1 where not evaluated.
+    """
+
+    colours: npt.NDArray[np.uint8]
+    margins: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int16]
+
+
+class ScanSearch:
+    """Evaluate every position with every colour, on A images at once.
+
+    The first round takes positions on a coarse lattice. Each later one takes the candidates of least expected margin:
+    that of their neighbours with the same colour, weighted by distance. It rests on what locality analysis finds,
+    that neighbours share a vulnerability; where they do not, only the order suffers.
+
+    Parameters
+    ----------
+    settings : Scan
+        Colour set.
+    pictures : Tensor
+        uint8, shape (B, H, W, C).
+    keep_maps : bool
+        Keep the position maps of all images, not only of those active.
+
+    Notes
+    -----
+    Vargas and Su (2019), locality analysis: why the order works.
+    """
+
+    def __init__(self, settings: Scan, pictures: Tensor, keep_maps: bool) -> None:
+        self.colours, self.wanted = (
+            torch.from_numpy(array).to(pictures.device) for array in colour_sets(settings, pictures.cpu().numpy())
+        )
+        _, self.height, self.width, _ = pictures.shape
+        self.positions = self.height * self.width
+        self.per_image = self.colours.shape[1] * self.positions
+        self.round_size = min(ROUND_SIZE, self.per_image)
+        self.stride = max(1, math.ceil(math.sqrt(self.per_image / self.round_size)))
+        self.active = torch.empty(0, dtype=torch.int64, device=pictures.device)
+        self.margins = torch.empty(0, self.per_image, device=pictures.device)  # (A, K · H · W), NaN if not evaluated
+        self.classes = torch.empty(0, self.per_image, dtype=torch.int16, device=pictures.device)
+        self.pending = torch.empty(0, self.per_image, dtype=torch.bool, device=pictures.device)
+        self.proposed, self.valid = self.active[:, None], self.pending
+        whole = (len(pictures) if keep_maps else 0, self.colours.shape[1], self.height, self.width)
+        self.maps = PositionMaps(
+            self.colours.cpu().numpy(),
+            np.full(whole, np.nan, np.float32),
+            np.full(whole, NOT_EVALUATED, np.int16),
+        )
+
+    def admit(self, attacks: Sequence[int]) -> None:
+        """Start blank maps."""
+        device = self.active.device
+        new = torch.tensor(list(attacks), dtype=torch.int64, device=device)
+        blank = torch.full((len(new), self.per_image), torch.nan, device=device)
+        self.active = torch.cat([self.active, new])
+        self.margins = torch.cat([self.margins, blank])
+        self.classes = torch.cat([self.classes, torch.full_like(blank, NOT_EVALUATED, dtype=torch.int16)])
+        self.pending = torch.cat([self.pending, self.wanted[new].repeat_interleave(self.positions, 1)])
+
+    def propose(self) -> tuple[Perturbation, Tensor]:
+        """Propose the most promising candidates; of blank maps the lattice."""
+        expected = self._expected()
+        started = ~self.margins.isnan().all(1, keepdim=True)
+        possible = self.pending & (started | self._lattice())
+        order = expected.where(possible, torch.inf).argsort(dim=1, stable=True)
+        self.proposed = order[:, : self.round_size]
+        self.valid = possible.gather(1, self.proposed)
+        colour, position = self.proposed // self.positions, self.proposed % self.positions
+        image = self.active[:, None].expand_as(colour)
+        values = self.colours[image, colour].flatten(0, 1)[:, None]
+        rows, columns = position.flatten()[:, None] // self.width, position.flatten()[:, None] % self.width
+        return Perturbation(rows, columns, values), self.valid.clone()
+
+    def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:  # noqa: ARG002 (the protocol's)
+        """Enter what was found into the maps."""
+        self.margins.scatter_(1, self.proposed, margins.where(self.valid, self.margins.gather(1, self.proposed)))
+        seen = classes.to(torch.int16)
+        self.classes.scatter_(1, self.proposed, seen.where(self.valid, self.classes.gather(1, self.proposed)))
+        self.pending &= self.margins.isnan()
+
+    def exhausted(self) -> Tensor:
+        """Return whose maps are whole."""
+        return ~self.pending.any(1)
+
+    def keep(self, wanted: Tensor) -> None:
+        """Drop maps; into the kept ones first, where they are wanted."""
+        if len(self.maps.margins):
+            for index, attack in zip(
+                (~wanted).nonzero().squeeze(1).tolist(), self.active[~wanted].tolist(), strict=True
+            ):
+                shape = self.maps.margins.shape[1:]
+                self.maps.margins[attack] = self.margins[index].cpu().numpy().reshape(shape)
+                self.maps.classes[attack] = self.classes[index].cpu().numpy().reshape(shape)
+        self.active, self.margins = self.active[wanted], self.margins[wanted]
+        self.classes, self.pending = self.classes[wanted], self.pending[wanted]
+
+    def _lattice(self) -> Tensor:
+        rows, columns = (
+            torch.arange(extent, device=self.active.device) % self.stride == min(self.stride // 2, extent - 1)
+            for extent in (self.height, self.width)
+        )
+        return (rows[:, None] & columns[None, :]).flatten().repeat(self.colours.shape[1])
+
+    def _expected(self) -> Tensor:
+        """Return each candidate's margin as its neighbours' tell it, (A, K · H · W).
+
+        Two box means make a triangular kernel. Both are sums in a fixed order, so an image's does not depend on others.
+        """
+        maps = self.margins.double().reshape(len(self.active), -1, self.height, self.width)
+        known = ~maps.isnan()
+        box = 2 * self.stride - 1
+        total, weight = maps.nan_to_num(0.0), known.double()
+        for _ in range(2):
+            total, weight = (F.avg_pool2d(m, box, stride=1, padding=box // 2) for m in (total, weight))
+        expected = total / weight
+        return expected.where(weight > 0, torch.finfo(torch.float64).max).flatten(1)
+
+
+def as_dataset(maps: PositionMaps, records: pd.DataFrame) -> xr.Dataset:
+    """Return position maps with their coordinates.
+
+    Parameters
+    ----------
+    maps : PositionMaps
+        Of a scan.
+    records : DataFrame
+        Its records.
+
+    Returns
+    -------
+    Dataset
+        For each eligible record `flips` (bool: the goal is reached), `margin` and `seen_class`, dims (image, colour, y,
+        x); `colours`, dims (image, colour, channel); `label` and `target` (−1: untargeted). `image` holds the ids.
+    """
+    attacked = records[records["eligible"]]
+    labels = attacked["label"].to_numpy(np.int64)
+    targets = attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)
+    wanted, true = targets[:, None, None, None], labels[:, None, None, None]
+    reached = np.where(wanted < 0, maps.classes != true, maps.classes == wanted) & (maps.classes != NOT_EVALUATED)
+    dimensions = ("image", "colour", "y", "x")
+    return xr.Dataset(
+        {
+            "flips": (dimensions, reached),
+            "margin": (dimensions, maps.margins),
+            "seen_class": (dimensions, maps.classes),
+            "colours": (("image", "colour", "channel"), maps.colours),
+            "label": ("image", labels),
+            "target": ("image", targets),
+        },
+        coords={"image": attacked["image_id"].to_numpy(np.int64)},
+    )
+
+
+def colour_sets(settings: Scan, pictures: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Return the colours to be tried on each image, and which of them are not just there to fill up.
+
+    Parameters
+    ----------
+    settings : Scan
+        Colour set.
+    pictures : ndarray
+        uint8, shape (B, H, W, C).
+
+    Returns
+    -------
+    tuple of ndarray
+        uint8, shape (B, K, C), and bool, shape (B, K).
+
+    Raises
+    ------
+    OnepixError
+        If the set is too large, or the images have no palette.
+    """
+    channels = pictures.shape[3]
+    if settings.colours == "palette":
+        return _palettes(pictures, settings.palette_size)
+    levels = 2 if settings.colours == "extremes" else settings.levels
+    if levels**channels > MOST_COLOURS:
+        raise OnepixError(
+            f"scan: {levels} levels of {channels} channels are {levels**channels} colours; at most {MOST_COLOURS} go"
+        )
+    values = np.linspace(0, 255, levels).round().astype(np.uint8)
+    colours = np.array(list(itertools.product(values, repeat=channels)), np.uint8)
+    return np.tile(colours, (len(pictures), 1, 1)), np.ones((len(pictures), len(colours)), np.bool_)
+
+
+def _palettes(pictures: npt.NDArray[np.uint8], size: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Reduce each image to at most `size` colours of its own by median cut."""
+    channels = pictures.shape[3]
+    if channels not in (1, 3):
+        raise OnepixError(f"scan: a palette is made of images of 1 or 3 channels, got {channels}")
+    colours = np.zeros((len(pictures), size, channels), np.uint8)
+    wanted = np.zeros((len(pictures), size), np.bool_)
+    for index, picture in enumerate(pictures):
+        rgb = Image.fromarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+        reduced = rgb.quantize(size, Image.Quantize.MEDIANCUT)
+        own = np.unique(np.array(reduced.convert("RGB")).reshape(-1, 3)[:, :channels], axis=0)
+        colours[index, : len(own)], wanted[index, : len(own)] = own, True
+    return colours, wanted

@@ -1,0 +1,251 @@
+"""Runs a search on many images at once: shared micro-batches, refilling, checks in float32, stop rules."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from onepix.attacks.goal import Goal
+from onepix.config import AttackSettings, PixelSearch
+from onepix.engine import Evaluator
+from onepix.errors import OnepixError
+from onepix.pixels import Perturbation
+
+PASSES_A_ROUND = 16  # micro-batches; the last is filled up, so that more of them waste less
+CALIBRATION = 64  # first candidates of an image that are evaluated both ways, to see how far screening errs
+SAFETY = 4  # times the largest error of a logit seen
+ROUNDINGS = 8  # of an image's largest logit: the least that screening is taken to err
+EPSILON = {"float32": 2**-23, "bfloat16": 2**-8}
+
+
+class Method(Protocol):
+    """A way to search: proposes N candidates a round for each active attack, and learns how they did.
+
+    Attacks are numbered; those active stand in the order of their admission.
+    """
+
+    round_size: int  # N
+
+    def admit(self, attacks: Sequence[int]) -> None:
+        """Take up attacks; they come last."""
+
+    def propose(self) -> tuple[Perturbation, Tensor]:
+        """Return A · N candidates, and which are to be evaluated: bool, (A, N), a beginning of each row."""
+
+    def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:
+        """Learn the outcome of the candidates proposed: each (A, N); inf, NaN and −1 where not evaluated."""
+
+    def exhausted(self) -> Tensor:
+        """Return which active attacks have nothing more to propose: bool, (A,)."""
+
+    def keep(self, wanted: Tensor) -> None:
+        """Drop active attacks: bool, (A,)."""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """The end of B attacks.
+
+    Attributes
+    ----------
+    best : Perturbation
+        For each attack the change that reaches the goal, or the best one found.
+    fitness : Tensor
+        float32, shape (B,): of `best`.
+    reached : Tensor
+        bool, shape (B,).
+    queries : Tensor
+        int64, shape (B,): candidates evaluated.
+    queries_to_success : Tensor
+        int64, shape (B,): up to and including the first candidate that reaches the goal; −1 where none does.
+    rechecked : Tensor
+        int64, shape (B,): candidates evaluated in float32 besides.
+    rounds : Tensor
+        int64, shape (B,).
+    """
+
+    best: Perturbation
+    fitness: Tensor
+    reached: Tensor
+    queries: Tensor
+    queries_to_success: Tensor
+    rechecked: Tensor
+    rounds: Tensor
+
+    @staticmethod
+    def empty(attacks: int, pixels: int, channels: int, device: torch.device) -> "Outcome":
+        """Return the outcome of attacks that have not begun."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(attacks, *shape, dtype=dtype, device=device)
+
+        best = Perturbation(zeros(pixels), zeros(pixels), zeros(pixels, channels, dtype=torch.uint8))
+        fitness = zeros(dtype=torch.float32) + torch.inf
+        return Outcome(best, fitness, zeros(dtype=torch.bool), zeros(), zeros() - 1, zeros(), zeros())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Round:
+    """What a round found for A active attacks and N candidates each."""
+
+    fitness: Tensor  # (A, N), inf where not evaluated
+    margins: Tensor  # (A, N), NaN where not evaluated
+    classes: Tensor  # (A, N), −1 where not evaluated
+    reached: Tensor  # (A, N)
+    done: Tensor  # (A,)
+    evaluated: Tensor  # (A,)
+    rechecked: Tensor  # (A,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What stays the same through a search.
+
+    Attributes
+    ----------
+    evaluator : Evaluator
+        Evaluates candidates.
+    pictures : Tensor
+        uint8, shape (B, H, W, C): an image an attack.
+    goal : Goal
+        Of the B attacks.
+    clean : Tensor
+        float32, shape (B, classes): logits of the unchanged images.
+    settings : AttackSettings
+        Stop rule, objective.
+    """
+
+    evaluator: Evaluator
+    pictures: Tensor
+    goal: Goal
+    clean: Tensor
+    settings: AttackSettings
+
+
+@torch.inference_mode()
+def search(task: Search, method: Method, budget: int, report: Callable[[int, int, int], None]) -> Outcome:
+    """Search until every attack is done.
+
+    As many attacks are active at once as fill the micro-batches; when one is done, a waiting one takes its place.
+
+    Parameters
+    ----------
+    task : Search
+        Images, goals, evaluation.
+    method : Method
+        Proposes candidates.
+    budget : int
+        Candidates an attack at most.
+    report : callable
+        Called after each round with the numbers of candidates evaluated in it, attacks not done, and goals reached.
+
+    Returns
+    -------
+    Outcome
+        An attack's own does not depend on which others there are.
+    """
+    count, device = len(task.pictures), task.pictures.device
+    pixels = task.settings.pixels if isinstance(task.settings, PixelSearch) else 1
+    outcome = Outcome.empty(count, pixels, task.pictures.shape[3], device)
+    bounds = torch.full((count,), task.evaluator.bound, device=device)
+    width = math.ceil(PASSES_A_ROUND * task.evaluator.micro_batch / method.round_size)
+    active, waiting = torch.empty(0, dtype=torch.int64, device=device), 0
+    while waiting < count or len(active):
+        new = range(waiting, min(waiting + width - len(active), count))
+        waiting = new.stop
+        method.admit(new)
+        active = torch.cat([active, torch.tensor(new, dtype=torch.int64, device=device)])
+        candidates, valid = method.propose()
+        left = budget - outcome.queries[active]
+        valid &= torch.arange(method.round_size, device=device) < left[:, None]
+        found = _evaluate(task, active, candidates, valid, bounds)
+        method.observe(found.fitness, found.margins, found.classes)
+        _note(outcome, active, candidates, found)
+        over = found.done | method.exhausted() | (outcome.queries[active] >= budget)
+        method.keep(~over)
+        active = active[~over]
+        report(int(found.evaluated.sum()), count - waiting + len(active), int(outcome.reached.sum()))
+    return outcome
+
+
+def _evaluate(task: Search, active: Tensor, candidates: Perturbation, valid: Tensor, bounds: Tensor) -> _Round:
+    """Evaluate a round's candidates: all screened, and those that count again in float32."""
+    size = valid.shape[1]
+    which = valid.flatten().nonzero().squeeze(1)
+    owners = torch.div(which, size, rounding_mode="floor")
+    candidates, pictures, goal = candidates[which], task.pictures[active], task.goal[active[owners]]
+    logits = task.evaluator.screen(pictures, owners, candidates)
+    rechecked = torch.zeros_like(active)
+
+    def recheck(chosen: Tensor) -> None:
+        logits[chosen] = task.evaluator.exact(pictures, owners[chosen], candidates[chosen])
+        rechecked.add_(torch.bincount(owners[chosen], minlength=len(active)))
+
+    new = bounds[active].isnan()
+    first = (new[owners] & (which % size < CALIBRATION)).nonzero().squeeze(1)
+    if len(first):
+        screened = logits[first]
+        recheck(first)
+        bounds[active[new]] = _bounds(task, active, (logits[first] - screened).abs().amax(1), owners[first])[new]
+    # Written so that a margin that is not a number is doubtful too.
+    doubtful = ~(goal.margin(logits, task.settings) > bounds[active][owners])
+    doubtful[first] = False
+    if doubtful.any():
+        recheck(doubtful.nonzero().squeeze(1))
+    if not logits.isfinite().all():
+        raise OnepixError("the network gives logits that are not finite on changed images")
+    return _gathered(task, goal, logits, owners, which, valid, rechecked)
+
+
+def _bounds(task: Search, active: Tensor, errors: Tensor, owners: Tensor) -> Tensor:
+    """Return the margins below which candidates are evaluated in float32, (A,), from the errors of logits seen.
+
+    A margin errs by twice as much as its logits at most; the rest of the factor is for candidates not seen.
+    """
+    seen = torch.zeros(len(active), device=active.device).scatter_reduce(0, owners, errors, "amax")
+    rounding = ROUNDINGS * EPSILON[task.evaluator.precision] * task.clean[active].abs().amax(1)
+    return torch.maximum(SAFETY * seen, rounding)
+
+
+def _gathered(
+    task: Search, goal: Goal, logits: Tensor, owners: Tensor, which: Tensor, valid: Tensor, rechecked: Tensor
+) -> _Round:
+    """Lay the candidates' outcomes out by attack and rank."""
+
+    def laid_out(values: Tensor, default: float) -> Tensor:
+        whole = torch.full((valid.numel(),), default, dtype=values.dtype, device=values.device)
+        whole[which] = values
+        return whole.reshape(valid.shape)
+
+    return _Round(
+        fitness=laid_out(goal.fitness(logits, task.settings.objective), torch.inf),
+        margins=laid_out(goal.margin(logits), torch.nan),
+        classes=laid_out(logits.argmax(1), -1),
+        reached=laid_out(goal.reached(logits), False),
+        done=laid_out(goal.done(logits, task.settings), False).any(1),
+        evaluated=torch.bincount(owners, minlength=len(valid)),
+        rechecked=rechecked,
+    )
+
+
+def _note(outcome: Outcome, active: Tensor, candidates: Perturbation, found: _Round) -> None:
+    """Write down each attack's best candidate so far: one that reaches the goal before one that does not."""
+    size = found.fitness.shape[1]
+    reached = found.reached.any(1)
+    fitness, rank = found.fitness.where(~reached[:, None] | found.reached, torch.inf).min(1)
+    before = outcome.reached[active]
+    better = (reached & ~before) | ((reached == before) & (fitness < outcome.fitness[active]))
+    images, index = active[better], (torch.arange(len(active), device=active.device) * size + rank)[better]
+    outcome.best.rows[images] = candidates.rows[index]
+    outcome.best.columns[images] = candidates.columns[index]
+    outcome.best.values[images] = candidates.values[index]
+    outcome.fitness[images] = fitness[better]
+    first = outcome.queries[active] + found.reached.int().argmax(1) + 1
+    outcome.queries_to_success[active] = torch.where(reached & ~before, first, outcome.queries_to_success[active])
+    outcome.reached[active] = reached | before
+    outcome.queries[active] += found.evaluated
+    outcome.rechecked[active] += found.rechecked
+    outcome.rounds[active] += 1
