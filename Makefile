@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test report setup lock schema clean
+.PHONY: run test report bench setup lock schema clean
 
 run: $(VENV)/ready
 	@snakemake --cores $(CORES) --workflow-profile workflow/profiles/default
@@ -22,6 +22,15 @@ test: $(VENV)/ready
 	mypy
 	snakemake --lint
 	pytest
+
+# Compares onepix with attack libraries on this machine, for about a quarter of an hour; see benchmarks/README.md.
+bench: $(VENV)/ready $(VENV)/bench/ready
+	@$(BIN)/python benchmarks/attacks.py $(BENCH)
+
+$(VENV)/bench/ready: benchmarks/requirements.txt $(VENV)/ready
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --target $(@D) -r $<
+	@touch $@
 
 setup: $(VENV)/ready
 

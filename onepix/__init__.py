@@ -1,23 +1,18 @@
 """One-pixel attacks, propagation maps and locality analysis of image classifiers."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from onepix.library import attack, scan
-    from onepix.models.classifier import Classifier
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Classifier", "__version__", "attack", "scan"]
 
+# Imported when asked for, and by name: these import torch, for which jobs that only draw should not wait, and the
+# workflow, which follows import statements, would take all of the library for a part of every rule.
+LAZY = {"attack": "onepix.library", "scan": "onepix.library", "Classifier": "onepix.models.classifier"}
+
 
 def __getattr__(name: str) -> Any:
-    """Import what a notebook needs when it is asked for: jobs that only draw should not wait for torch."""
-    if name in ("attack", "scan"):
-        from onepix import library
-
-        return getattr(library, name)
-    if name == "Classifier":
-        from onepix.models.classifier import Classifier
-
-        return Classifier
+    """Import what a notebook needs."""
+    if name in LAZY:
+        return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module 'onepix' has no attribute '{name}'")

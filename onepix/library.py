@@ -57,7 +57,8 @@ def attack(
     Returns
     -------
     table : DataFrame
-        One row an image, or an image and target; columns as in `onepix.records.SCHEMA`.
+        One row an image, or an image and target; columns as in `onepix.records.SCHEMA`. Its `attrs` tell under
+        `evaluation` the precision, the micro-batch and the like.
     attacked : ndarray
         uint8, shape (rows, H, W, C): the image of each row with its pixels changed. Where the network was wrong
         already (`eligible` is False), it is the image as it was.
@@ -69,7 +70,9 @@ def attack(
     """
     chosen = _settings(method, settings)
     pictures = _image_set(classifier, images, labels, ids)
-    records = attack_images(classifier, pictures, chosen, _engine(engine)).records
+    done = attack_images(classifier, pictures, chosen, _engine(engine))
+    records = done.records
+    records.attrs["evaluation"] = done.evaluation
     changed = pictures.images[pictures.places(records["image_id"])]
     mask = records["eligible"].to_numpy()
     changed[mask] = attacked_images(changed[mask], records[mask])

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from onepix.attacks.differential_evolution import DifferentialEvolutionSearch
+from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
-from onepix.attacks.random_search import RandomSearchSearch
-from onepix.attacks.scan import PositionMaps, ScanSearch
+from onepix.attacks.random_search import RandomDraws
+from onepix.attacks.scan import PositionMaps, Scanning
 from onepix.attacks.search import Method, Outcome, Search, search
 from onepix.config import UNTARGETED, AttackSettings, DifferentialEvolution, Engine, RandomSearch
 from onepix.engine import Evaluator, logits
@@ -94,7 +94,7 @@ def attack_images(
     with _progress(len(task.pictures), budget, description) as report:
         outcome = search(task, method, budget, report)
     after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
-    maps = method.maps if isinstance(method, ScanSearch) and keep_maps else None
+    maps = method.maps if isinstance(method, Scanning) and keep_maps else None
     return Attacked(_records(images, rows, clean, settings, outcome, after), maps, evaluator.facts)
 
 
@@ -161,11 +161,11 @@ def _method(task: Search, ids: list[int], keep_maps: bool) -> tuple[Method, int]
     shape, device = (height, width, channels), task.pictures.device
     streams = [_stream(settings.seed, *key) for key in zip(ids, task.goal.targets.tolist(), strict=True)]
     if isinstance(settings, DifferentialEvolution):
-        evolution = DifferentialEvolutionSearch(settings, streams, shape, device)
+        evolution = Evolution(settings, streams, shape, device)
         return evolution, min(settings.population * (settings.generations + 1), settings.budget or sys.maxsize)
     if isinstance(settings, RandomSearch):
-        return RandomSearchSearch(settings, streams, shape, device), settings.budget
-    scan = ScanSearch(settings, task.pictures, keep_maps)
+        return RandomDraws(settings, streams, shape, device), settings.budget
+    scan = Scanning(settings, task.pictures, keep_maps)
     return scan, min(scan.per_image, settings.budget or sys.maxsize)
 
 

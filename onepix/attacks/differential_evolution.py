@@ -17,7 +17,7 @@ FULL = 255
 Weight = float | tuple[float, float] | None
 
 
-class DifferentialEvolutionSearch:
+class Evolution:
     """Differential evolution on A images at once, N candidates of P pixels and G = 2 + C genes each.
 
     A child competes with its own parent and takes its place if it is better. `paper`: x1 + F (x2 − x3), F = 0.5, no

@@ -12,7 +12,7 @@ from onepix.pixels import Perturbation
 ROUND_SIZE = 400
 
 
-class RandomSearchSearch:
+class RandomDraws:
     """Draw positions and colours uniformly, P pixels a candidate.
 
     Parameters

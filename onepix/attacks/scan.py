@@ -42,7 +42,7 @@ class PositionMaps:
     classes: npt.NDArray[np.int16]
 
 
-class ScanSearch:
+class Scanning:
     """Evaluate every position with every colour, on A images at once.
 
     The first round takes positions on a coarse lattice. Each later one takes the candidates of least expected margin:

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.optimize import differential_evolution as scipy_differential_evolution
 
 from onepix.attacks import attack_images
-from onepix.attacks.differential_evolution import DifferentialEvolutionSearch, _distinct
+from onepix.attacks.differential_evolution import Evolution, _distinct
 from onepix.config import DifferentialEvolution, Engine
 from onepix.engine import logits
 from onepix.errors import OnepixError
@@ -199,7 +199,7 @@ def ours(seeds, variant):
     """Return the best fitness for each seed, the optimiser driven by hand."""
     streams = [np.random.default_rng(np.random.SeedSequence(0, spawn_key=(seed,))) for seed in seeds]
     settings = DifferentialEvolution(population=MEMBERS, generations=GENERATIONS, variant=variant)
-    optimiser = DifferentialEvolutionSearch(settings, streams, (HEIGHT, WIDTH, 1), torch.device("cpu"))
+    optimiser = Evolution(settings, streams, (HEIGHT, WIDTH, 1), torch.device("cpu"))
     optimiser.admit(range(len(streams)))
     best = torch.full((len(streams),), torch.inf, dtype=torch.float64)
     while not optimiser.exhausted().all():

@@ -6,6 +6,7 @@ import torch
 from conftest import PixelRule
 
 import onepix
+from onepix.engine import choose_micro_batch
 from onepix.errors import OnepixError
 from onepix.models import build
 
@@ -27,6 +28,7 @@ def test_a_table_and_the_attacked_images(method):
     assert table["eligible"].tolist() == [True, False, True]
     assert table["success"][[0, 2]].tolist() == [True, True]
     assert table["success"].isna().tolist() == [False, True, False]
+    assert table.attrs["evaluation"]["micro_batch"] == choose_micro_batch("auto", "cpu", 4, 6)
     assert attacked.dtype == np.uint8
     assert not images.any(), "what was given is left as it was"
     assert (attacked != 0).any(3).nonzero()[0].tolist() == [0, 2]

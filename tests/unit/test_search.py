@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from onepix.attacks import attack_images
-from onepix.attacks.differential_evolution import DifferentialEvolutionSearch
+from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
 from onepix.attacks.scan import as_dataset, colour_sets
 from onepix.config import DifferentialEvolution, Engine, RandomSearch, Scan
@@ -283,7 +283,7 @@ def test_random_search_takes_as_long_as_chance_says():
 def test_a_child_never_replaces_a_better_parent():
     """Fitness falls or stays at every slot, and the best is never lost."""
     settings = DifferentialEvolution(population=20, generations=30, variant="best1bin")
-    optimiser = DifferentialEvolutionSearch(settings, [np.random.default_rng(0)], (30, 20, 1), torch.device("cpu"))
+    optimiser = Evolution(settings, [np.random.default_rng(0)], (30, 20, 1), torch.device("cpu"))
     optimiser.admit([0])
     best = torch.inf
     while not optimiser.exhausted().all():

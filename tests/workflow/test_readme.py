@@ -17,15 +17,19 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("snippet", blocks("python"), ids=["reading results", "as a library"])
-def test_snippets_run(snippet, finished_study):
+PRINTED = {"reading results": "000_conv1", "in a notebook": "adversarial_class", "wrapping a network": ""}
+
+
+@pytest.mark.parametrize(
+    ("snippet", "printed"), zip(blocks("python"), PRINTED.values(), strict=True), ids=list(PRINTED)
+)
+def test_snippets_run(snippet, printed, finished_study):
     snippet = snippet.replace("results/cifar10-sample/resnet20/one-pixel", "results/sample/resnet20/de")
     run = subprocess.run(
         [sys.executable, "-c", snippet], cwd=finished_study.folder, text=True, capture_output=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    if "print" in snippet:
-        assert "000_conv1" in run.stdout
+    assert printed in run.stdout
 
 
 def test_the_example_configuration_is_valid():

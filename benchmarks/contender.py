@@ -1,0 +1,246 @@
+"""Runs one contender in a process of its own: `attacks.py` starts it with a task as JSON and the file for its results.
+
+So peak memory is the contender's own, and no library meets another one's threads, settings or random state.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from onepix.attacks import attack_images
+from onepix.config import Engine
+from onepix.datasets import load_bundled
+from onepix.engine import Evaluator, choose_device, exact_float32, keep_memory, logits
+from onepix.images import ImageSet
+from onepix.library import METHODS
+from onepix.models.classifier import Classifier
+from onepix.models.weights import bundled, load_network_file
+from onepix.pixels import Perturbation
+from onepix.records import attacked_images
+
+PASSES_A_CALL = 16  # micro-batches that a search screens at once
+JUDGE_BATCH = 64
+Result = dict[str, Any]
+LibraryAttack = Callable[[np.ndarray, int], np.ndarray]  # (1, C, H, W) in [0, 1] and its class to the same, attacked
+
+
+def main() -> None:
+    """Run the task and write its results."""
+    task = json.loads(sys.argv[1])
+    device = choose_device("auto")
+    classifier = load_network_file(bundled()["resnet20"], device)
+    images = load_bundled()
+    correct = predicted(classifier, images.images) == images.labels  # warms up, too
+    images = images.select(images.ids[correct][: task["images"]].tolist())
+    loaded = peak_memory()
+    run = {"dense": run_dense, "compiled": run_compiled, "engine": run_engine, "onepix": run_onepix}
+    result = run.get(task["kind"], run_library)(classifier, images, task)
+    gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
+    machine = {"threads": torch.get_num_threads(), "gpu": gpu, "ids": images.ids.tolist()}
+    memory = {"loaded": loaded, "peak": peak_memory(), "gpu": round(torch.cuda.max_memory_allocated() / 1e6)}
+    Path(sys.argv[2]).write_text(json.dumps({**result, "memory": memory, "machine": machine}))
+
+
+def run_dense(classifier: Classifier, _images: ImageSet, task: Result) -> Result:
+    """Measure forward passes on ready tensors: what the network itself allows where nothing is left out."""
+    network, layout = classifier.network, torch.contiguous_format
+    if task["folded"]:
+        network, layout = fuse(network).to(memory_format=torch.channels_last), torch.channels_last
+    rates = {}
+    with torch.inference_mode(), arithmetic(classifier, task["precision"]):
+        for batch in [16, 32, 64, 128, 256, 400] + torch.cuda.is_available() * [1024, 2048, 4096, 8192]:
+            ready = ready_batch(classifier, batch).contiguous(memory_format=layout)
+            rates[batch] = best_rate(lambda ready=ready: network(ready), batch, task)
+    best = max(rates, key=rates.__getitem__)
+    return {"rates": rates, "rate": rates[best], "batch": best}
+
+
+def run_compiled(classifier: Classifier, _images: ImageSet, task: Result) -> Result:
+    """Measure the folded network compiled, at one batch size."""
+    if not torch.cuda.is_available() and shutil.which(os.environ.get("CXX", "g++")) is None:
+        return {"missing": "no C++ compiler"}
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    network = torch.compile(fuse(classifier.network).to(memory_format=torch.channels_last))
+    ready = ready_batch(classifier, task["batch"]).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), arithmetic(classifier, task["precision"]):  # freezing does not know inference_mode
+        begun = clock()
+        network(ready)
+        compiling = clock() - begun
+        return {"rate": best_rate(lambda: network(ready), task["batch"], task), "compiling": compiling}
+
+
+def run_engine(classifier: Classifier, images: ImageSet, task: Result) -> Result:
+    """Measure how fast onepix evaluates random candidates, as many at once as a search gives it."""
+    keep_memory()
+    height, width, channels = images.images.shape[1:]
+    evaluator = Evaluator(classifier, Engine(**task["engine"]), (height, width, channels))
+    count = PASSES_A_CALL * evaluator.micro_batch
+    draw = np.random.default_rng(0)
+    rows, columns = draw.integers(height, size=(count, 1)), draw.integers(width, size=(count, 1))
+    colours = draw.integers(256, size=(count, 1, channels), dtype=np.uint8)
+    owners = np.arange(count) * len(images.ids) // count
+    pictures, owners, rows, columns, colours = (
+        torch.from_numpy(array).to(evaluator.device) for array in (images.images, owners, rows, columns, colours)
+    )
+    candidates = Perturbation(rows, columns, colours)
+    evaluate = evaluator.exact if task["exact"] else evaluator.screen
+    rate = best_rate(lambda: evaluate(pictures, owners, candidates), count, task)
+    return {"rate": rate, "batch": evaluator.micro_batch, **evaluator.facts}
+
+
+def run_onepix(classifier: Classifier, images: ImageSet, task: Result) -> Result:
+    """Attack all images together, as onepix does; then those that resist once more, for the time they take."""
+    keep_memory()
+    settings = METHODS[task["method"]](method=task["method"], **task["settings"])
+    begun = clock()
+    done = attack_images(classifier, images, settings)
+    seconds = clock() - begun
+    records = done.records
+    survived = judged(classifier, images, attacked_images(images.images, records))
+    resisting, begun = images.ids[~survived].tolist(), clock()
+    if resisting:
+        attack_images(classifier, images.select(resisting), settings)
+    found = outcome(records["queries"].tolist(), seconds, clock() - begun, records["success"].tolist(), survived)
+    rechecked = int(records["rechecked"].sum()) / int(records["queries"].sum())
+    return {**found, **done.evaluation, "batch": done.evaluation["micro_batch"], "rechecked": rechecked}
+
+
+def run_library(classifier: Classifier, images: ImageSet, task: Result) -> Result:
+    """Let a library attack one image after the other; count passes and judge what it returns."""
+    # ART minimises the true class's output as it is: of logits that is another aim, and misses flips.
+    network = Counted(classifier, nn.Softmax(1) if task["kind"] == "ART" else nn.Identity()).eval()
+    attack = {"torchattacks": torchattacks_attack, "ART": art_attack}[task["kind"]](network, task)
+    floats = (images.images.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    seconds, passes, found = [], [], []
+    for image, label in zip(floats, images.labels.tolist(), strict=True):
+        np.random.seed(0)  # noqa: NPY002 (both libraries draw from the global stream, which they do not seed)
+        torch.manual_seed(0)
+        network.rows, begun = 0, clock()
+        found.append(attack(image[None], label)[0])
+        seconds.append(clock() - begun)
+        passes.append(network.rows)
+    returned = np.stack(found)
+    with torch.inference_mode(), exact_float32():
+        claimed = network(torch.from_numpy(returned)).argmax(1).cpu().numpy() != images.labels
+    survived = judged(classifier, images, (returned.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8))
+    resisting = sum(s for s, fell in zip(seconds, survived, strict=True) if not fell)
+    found_out = outcome(passes, sum(seconds), resisting, claimed.tolist(), survived)
+    return {**found_out, "precision": "float32", "batch": 128}  # the batch is both libraries' own default
+
+
+def torchattacks_attack(network: "Counted", task: Result) -> LibraryAttack:
+    """Return the attack of torchattacks."""
+    import torchattacks
+
+    attack = torchattacks.OnePixel(network, pixels=1, steps=task["generations"], popsize=task["population"])
+    return lambda image, label: attack(torch.from_numpy(image), torch.tensor([label])).cpu().numpy()
+
+
+def art_attack(network: "Counted", task: Result) -> LibraryAttack:
+    """Return the attack of the Adversarial Robustness Toolbox, whose population is always 400 // 5 genes × 5."""
+    from art.attacks.evasion import PixelAttack
+    from art.estimators.classification import PyTorchClassifier
+
+    device = "gpu" if torch.cuda.is_available() else "cpu"
+    loss = nn.CrossEntropyLoss()  # it asks for one and does not use it here
+    estimator = PyTorchClassifier(network, loss, (3, 32, 32), 10, clip_values=(0.0, 1.0), device_type=device)
+    attack = PixelAttack(estimator, th=1, es=1, max_iter=task["generations"])
+    return lambda image, label: attack.generate(image, np.array([label]))
+
+
+class Counted(nn.Module):
+    """The network as attack libraries want it, floats in [0, 1], (N, C, H, W); it counts the rows it is given."""
+
+    def __init__(self, classifier: Classifier, last: nn.Module) -> None:
+        super().__init__()
+        self.classifier, self.last, self.rows = classifier, last, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images."""
+        self.rows += len(images)
+        mean, std = self.classifier.mean, self.classifier.std
+        outputs: Tensor = self.last(self.classifier.network((images.to(mean.device) - mean) / std))
+        return outputs
+
+
+def outcome(passes: list[int], seconds: float, resisting: float, claimed: list[bool], survived: np.ndarray) -> Result:
+    """Return what an attack's row is made of; `resisting` are the seconds of the images that did not flip."""
+    left = [count for count, fell in zip(passes, survived, strict=True) if not fell]
+    return {
+        "rate": sum(passes) / seconds,
+        "all": [sum(passes) / len(passes), seconds / len(passes)],
+        "resisting": [sum(left) / len(left), resisting / len(left)] if left else None,
+        "passes": passes,
+        "claimed": claimed,
+        "survived": survived.tolist(),
+    }
+
+
+def judged(classifier: Classifier, images: ImageSet, returned: np.ndarray) -> np.ndarray:
+    """Return which returned 8-bit images differ in one pixel at most and are classified wrongly in float32."""
+    changed = (returned != images.images).any(axis=3).sum(axis=(1, 2))
+    return (changed <= 1) & (predicted(classifier, returned) != images.labels)
+
+
+def predicted(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    """Return the classes of 8-bit images, in float32."""
+    return logits(classifier, torch.from_numpy(images).to(classifier.mean.device), JUDGE_BATCH).argmax(1).cpu().numpy()
+
+
+def ready_batch(classifier: Classifier, batch: int) -> Tensor:
+    """Return random images as the network sees them."""
+    images = torch.randint(256, (batch, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return classifier.scaled(images.to(classifier.mean.device))
+
+
+@contextlib.contextmanager
+def arithmetic(classifier: Classifier, precision: str) -> Iterator[None]:
+    """Compute as onepix screens: memory kept, and float32 that is float32 on GPUs too, or autocast to bfloat16."""
+    keep_memory()
+    device = classifier.mean.device.type
+    with exact_float32(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        yield
+
+
+def best_rate(step: Callable[[], object], rows: int, task: Result) -> float:
+    """Return rows a second in the best of several short repetitions."""
+    rates = []
+    step()
+    for _ in range(task["repetitions"]):
+        begun, calls = clock(), 0
+        while calls == 0 or clock() - begun < task["seconds"]:
+            step()
+            calls += 1
+        rates.append(calls * rows / (clock() - begun))
+    return max(rates)
+
+
+def clock() -> float:
+    """Return the time in seconds, once the GPU has done all it was asked to."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter()
+
+
+def peak_memory() -> int:
+    """Return this process's peak memory so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+
+
+if __name__ == "__main__":
+    main()
