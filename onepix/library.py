@@ -136,7 +136,7 @@ def _image_set(
     given = given.astype(np.int64)
     checked = ImageSet(pictures, given, numbers, _names(max(int(given.max()) + 1, 1)), "given in a call")
     first = torch.from_numpy(pictures[:1]).to(classifier.mean.device)
-    return dataclasses.replace(checked, class_names=_names(clean_logits(classifier, first, 1).shape[1]))
+    return dataclasses.replace(checked, class_names=_names(clean_logits(classifier, first, classifier).shape[1]))
 
 
 def _names(classes: int) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
 from onepix.attacks.random_search import RandomDraws
 from onepix.attacks.scan import PositionMaps, Scanning
-from onepix.attacks.search import Method, Outcome, Search, search
+from onepix.attacks.search import Method, Outcome, Task, search
 from onepix.config import UNTARGETED, AttackSettings, DifferentialEvolution, Engine, RandomSearch
-from onepix.engine import Evaluator, logits
+from onepix.engine import Evaluator
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
 from onepix.models.classifier import Classifier
@@ -86,7 +86,7 @@ def attack_images(
     pictures = torch.from_numpy(images.images).to(classifier.mean.device)
     height, width, channels = images.images.shape[1:]
     evaluator = Evaluator(classifier, engine, (height, width, channels))
-    clean = clean_logits(classifier, pictures, evaluator.micro_batch)
+    clean = clean_logits(classifier, pictures, evaluator.classify)
     _check(clean, images, settings)
     rows = _rows(images, clean, settings.target)
     task = _task(evaluator, images, clean, rows, settings)
@@ -98,12 +98,12 @@ def attack_images(
     return Attacked(_records(images, rows, clean, settings, outcome, after), maps, evaluator.facts)
 
 
-def clean_logits(classifier: Classifier, pictures: Tensor, micro_batch: int) -> Tensor:
-    """Classify unchanged images as `onepix.engine.logits` does; one line if the network cannot take them."""
+def clean_logits(classifier: Classifier, pictures: Tensor, classify: Callable[[Tensor], Tensor]) -> Tensor:
+    """Classify unchanged images by `classify`; one line if the network cannot take them."""
     if classifier.network.training:
         raise OnepixError("the network is in training mode, where results are random; call its eval() first")
     try:
-        outputs = logits(classifier, pictures, micro_batch)
+        outputs = classify(pictures)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         shape = "×".join(map(str, pictures.shape[1:]))
@@ -144,17 +144,17 @@ def _rows(images: ImageSet, clean: Tensor, target: int | str | None) -> _Rows:
     return _Rows(image, targets, correct[image] & (targets != images.labels[image]))
 
 
-def _task(evaluator: Evaluator, images: ImageSet, clean: Tensor, rows: _Rows, settings: AttackSettings) -> Search:
+def _task(evaluator: Evaluator, images: ImageSet, clean: Tensor, rows: _Rows, settings: AttackSettings) -> Task:
     """Return what the search is about: the eligible rows."""
     image = rows.image[rows.eligible]
     pictures, labels, targets, index = (
         torch.tensor(array, device=clean.device)
         for array in (images.images[image], images.labels[image], rows.target[rows.eligible], image)
     )
-    return Search(evaluator, pictures, Goal(labels, targets), clean[index], settings)
+    return Task(evaluator, pictures, Goal(labels, targets), clean[index], settings)
 
 
-def _method(task: Search, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
+def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
     """Return the search for the settings, and its budget in candidates an attack."""
     settings = task.settings
     height, width, channels = task.pictures.shape[1:]

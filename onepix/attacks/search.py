@@ -101,7 +101,7 @@ class _Round:
 
 
 @dataclasses.dataclass(frozen=True)
-class Search:
+class Task:
     """What stays the same through a search.
 
     Attributes
@@ -126,14 +126,14 @@ class Search:
 
 
 @torch.inference_mode()
-def search(task: Search, method: Method, budget: int, report: Callable[[int, int, int], None]) -> Outcome:
+def search(task: Task, method: Method, budget: int, report: Callable[[int, int, int], None]) -> Outcome:
     """Search until every attack is done.
 
     As many attacks are active at once as fill the micro-batches; when one is done, a waiting one takes its place.
 
     Parameters
     ----------
-    task : Search
+    task : Task
         Images, goals, evaluation.
     method : Method
         Proposes candidates.
@@ -171,7 +171,7 @@ def search(task: Search, method: Method, budget: int, report: Callable[[int, int
     return outcome
 
 
-def _evaluate(task: Search, active: Tensor, candidates: Perturbation, valid: Tensor, bounds: Tensor) -> _Round:
+def _evaluate(task: Task, active: Tensor, candidates: Perturbation, valid: Tensor, bounds: Tensor) -> _Round:
     """Evaluate a round's candidates: all screened, and those that count again in float32."""
     size = valid.shape[1]
     which = valid.flatten().nonzero().squeeze(1)
@@ -190,8 +190,7 @@ def _evaluate(task: Search, active: Tensor, candidates: Perturbation, valid: Ten
         screened = logits[first]
         recheck(first)
         bounds[active[new]] = _bounds(task, active, (logits[first] - screened).abs().amax(1), owners[first])[new]
-    # Written so that a margin that is not a number is doubtful too.
-    doubtful = ~(goal.margin(logits, task.settings) > bounds[active][owners])
+    doubtful = (goal.margin(logits, task.settings) <= bounds[active][owners]) | ~logits.isfinite().all(1)
     doubtful[first] = False
     if doubtful.any():
         recheck(doubtful.nonzero().squeeze(1))
@@ -200,7 +199,7 @@ def _evaluate(task: Search, active: Tensor, candidates: Perturbation, valid: Ten
     return _gathered(task, goal, logits, owners, which, valid, rechecked)
 
 
-def _bounds(task: Search, active: Tensor, errors: Tensor, owners: Tensor) -> Tensor:
+def _bounds(task: Task, active: Tensor, errors: Tensor, owners: Tensor) -> Tensor:
     """Return the margins below which candidates are evaluated in float32, (A,), from the errors of logits seen.
 
     A margin errs by twice as much as its logits at most; the rest of the factor is for candidates not seen.
@@ -211,7 +210,7 @@ def _bounds(task: Search, active: Tensor, errors: Tensor, owners: Tensor) -> Ten
 
 
 def _gathered(
-    task: Search, goal: Goal, logits: Tensor, owners: Tensor, which: Tensor, valid: Tensor, rechecked: Tensor
+    task: Task, goal: Goal, logits: Tensor, owners: Tensor, which: Tensor, valid: Tensor, rechecked: Tensor
 ) -> _Round:
     """Lay the candidates' outcomes out by attack and rank."""
 

@@ -341,6 +341,21 @@ def test_what_screening_gets_wrong_never_reaches_a_record(settings):
         assert (trusted.records["queries_to_success"] != exact.records["queries_to_success"]).any()
 
 
+def test_screening_that_overflows_is_not_believed():
+    """Under bfloat16 the true class's logit is infinite just where the class flips."""
+
+    class Overflowing(nn.Module):
+        def forward(self, x):
+            margin = 100.5 - (x[:, 0, 1, 1] * 255).round()
+            if torch.is_autocast_enabled("cpu"):
+                margin = margin.where(margin > 0, torch.inf)
+            return torch.stack([margin, torch.zeros_like(margin)], dim=1)
+
+    engine = Engine(precision="bfloat16", fold=False, windows=False)
+    done = attack_images(Classifier(Overflowing()).eval(), blank(1, 9, 9), scan(), engine, keep_maps=True)
+    assert as_dataset(done.maps, done.records)["flips"].values.sum() == 4
+
+
 def test_a_margin_within_the_bound_is_float32s():
     classifier = Classifier(Hasty()).eval()
     engine = Engine(precision="bfloat16", fold=False, windows=False, bound=1.0)
@@ -386,3 +401,24 @@ def test_a_record_depends_on_neither_order_nor_company(resnet, settings, precisi
 def test_changed_images_whose_logits_are_not_finite():
     with pytest.raises(OnepixError, match="not finite on changed images"):
         attack_images(rule(lambda x: 1 / (x[:, 0, 1, 1] - 255) - 1), blank(1, 3, 3), scan())
+
+
+def test_passes_stay_full_while_images_come_and_go():
+    """Images end after different numbers of rounds; rows that only fill up a pass stay a small share."""
+    seen = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            share = ((x[:, 0] * 255).round() > 200).float().amax((1, 2))
+            return torch.stack([1 - share, 2 * share - x[:, 1, 0, 0]], dim=1)  # the darker its corner, the easier
+
+    images = blank(40, 6, 6)
+    images.images[:, 0, 0, 1] = np.arange(40) * 6
+    engine = Engine(precision="float32", micro_batch=16, fold=False, windows=False, bound=0)
+    settings = DifferentialEvolution(population=20, generations=6, stop="threshold", true_threshold=0.2)
+    records = attack_images(Classifier(Counting()).eval(), images, settings, engine).records
+    assert records["generations"].nunique() > 2
+    useful = records["queries"].sum() + records["rechecked"].sum() + 2 * 40
+    assert set(seen) == {16}, "every pass has the same shape"
+    assert useful <= sum(seen) < 1.1 * useful
