@@ -16,7 +16,7 @@ from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
 from onepix.attacks.random_search import RandomDraws
 from onepix.attacks.scan import PositionMaps, Scanning
-from onepix.attacks.search import Method, Outcome, Task, search
+from onepix.attacks.search import Method, Outcome, Task, run_search
 from onepix.config import UNTARGETED, AttackSettings, DifferentialEvolution, Engine, RandomSearch
 from onepix.engine import Evaluator
 from onepix.errors import OnepixError
@@ -92,7 +92,7 @@ def attack_images(
     task = _task(evaluator, images, clean, rows, settings)
     method, budget = _method(task, images.ids[rows.image[rows.eligible]].tolist(), keep_maps)
     with _progress(len(task.pictures), budget, description) as report:
-        outcome = search(task, method, budget, report)
+        outcome = run_search(task, method, budget, report)
     after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
     maps = method.maps if isinstance(method, Scanning) and keep_maps else None
     return Attacked(_records(images, rows, clean, settings, outcome, after), maps, evaluator.facts)

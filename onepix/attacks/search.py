@@ -126,7 +126,7 @@ class Task:
 
 
 @torch.inference_mode()
-def search(task: Task, method: Method, budget: int, report: Callable[[int, int, int], None]) -> Outcome:
+def run_search(task: Task, method: Method, budget: int, report: Callable[[int, int, int], None]) -> Outcome:
     """Search until every attack is done.
 
     As many attacks are active at once as fill the micro-batches; when one is done, a waiting one takes its place.
