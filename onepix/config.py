@@ -195,6 +195,12 @@ class Scan(Attack):
     )
     levels: int = Field(3, ge=2, le=256, description="For colours: grid. Levels a channel.")
     palette_size: int = Field(8, ge=1, le=256, description="For colours: palette. Colours an image at most.")
+    refine: int = Field(
+        0,
+        ge=0,
+        description="Positions of least margin at which other colours are searched for, where no colour of the set "
+        "flips the class.",
+    )
     stop: Literal["first", "all"] = Field(
         "all", description="When an image is done: at its first flip, or never early."
     )

@@ -166,7 +166,7 @@ def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
     if isinstance(settings, RandomSearch):
         return RandomDraws(settings, streams, shape, device), settings.budget
     scan = Scanning(settings, task.pictures, keep_maps)
-    return scan, min(scan.per_image, settings.budget or sys.maxsize)
+    return scan, min(scan.most, settings.budget or sys.maxsize)
 
 
 def _stream(seed: int, image_id: int, target: int) -> np.random.Generator:

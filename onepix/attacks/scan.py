@@ -14,6 +14,7 @@ import xarray as xr
 from PIL import Image
 from torch import Tensor
 
+from onepix.attacks.refine import ROUNDS, Descent
 from onepix.config import UNTARGETED, Scan
 from onepix.errors import OnepixError
 from onepix.pixels import Perturbation
@@ -47,12 +48,13 @@ class Scanning:
 
     The first round takes positions on a coarse lattice. Each later one takes the candidates of least expected margin:
     that of their neighbours with the same colour, weighted by distance. It rests on what locality analysis finds,
-    that neighbours share a vulnerability; where they do not, only the order suffers.
+    that neighbours share a vulnerability; where they do not, only the order suffers. Where nothing in the set reaches
+    the goal, `refine` goes on with other colours at the positions that came closest; the maps stay those of the set.
 
     Parameters
     ----------
     settings : Scan
-        Colour set.
+        Colour set, refinement.
     pictures : Tensor
         uint8, shape (B, H, W, C).
     keep_maps : bool
@@ -67,16 +69,19 @@ class Scanning:
         self.colours, self.wanted = (
             torch.from_numpy(array).to(pictures.device) for array in colour_sets(settings, pictures.cpu().numpy())
         )
-        _, self.height, self.width, _ = pictures.shape
+        count, self.height, self.width, channels = pictures.shape
         self.positions = self.height * self.width
         self.per_image = self.colours.shape[1] * self.positions
-        self.round_size = min(ROUND_SIZE, self.per_image)
+        refined = min(settings.refine, self.positions, ROUND_SIZE // (2 * channels))
+        self.descent = Descent(count, refined, channels, pictures.device) if refined else None
+        self.most = self.per_image + (ROUNDS * self.descent.round_size if self.descent else 0)
+        self.round_size = max(min(ROUND_SIZE, self.per_image), self.descent.round_size if self.descent else 0)
         self.stride = max(1, math.ceil(math.sqrt(self.per_image / self.round_size)))
         self.active = torch.empty(0, dtype=torch.int64, device=pictures.device)
         self.margins = torch.empty(0, self.per_image, device=pictures.device)  # (A, K · H · W), NaN if not evaluated
         self.classes = torch.empty(0, self.per_image, dtype=torch.int16, device=pictures.device)
         self.pending = torch.empty(0, self.per_image, dtype=torch.bool, device=pictures.device)
-        self.proposed, self.valid = self.active[:, None], self.pending
+        self.proposed, self.valid, self.refining = self.active[:, None], self.pending, self.pending.any(1)
         whole = (len(pictures) if keep_maps else 0, self.colours.shape[1], self.height, self.width)
         self.maps = PositionMaps(
             self.colours.cpu().numpy(),
@@ -100,13 +105,29 @@ class Scanning:
         started = ~self.margins.isnan().all(1, keepdim=True)
         possible = self.pending & (started | self._lattice())
         order = expected.where(possible, torch.inf).argsort(dim=1, stable=True)
-        self.proposed = order[:, : self.round_size]
-        self.valid = possible.gather(1, self.proposed)
+        padding = order[:, :1].expand(-1, max(self.round_size - self.per_image, 0))
+        self.proposed = torch.cat([order, padding], 1)[:, : self.round_size]
+        fresh = torch.arange(self.round_size, device=order.device) < self.per_image
+        self.valid = possible.gather(1, self.proposed) & fresh
         colour, position = self.proposed // self.positions, self.proposed % self.positions
-        image = self.active[:, None].expand_as(colour)
-        values = self.colours[image, colour].flatten(0, 1)[:, None]
+        values = self.colours[self.active[:, None].expand_as(colour), colour]
+        valid = self.valid.clone()
+        self.refining = ~self.pending.any(1)
+        if self.descent and self.refining.any():
+            self._refine(self.descent, position, values, valid)
         rows, columns = position.flatten()[:, None] // self.width, position.flatten()[:, None] % self.width
-        return Perturbation(rows, columns, values), self.valid.clone()
+        return Perturbation(rows, columns, values.flatten(0, 1)[:, None]), valid
+
+    def _refine(self, descent: Descent, position: Tensor, values: Tensor, valid: Tensor) -> None:
+        """Put what the descent proposes in place of the candidates of whole maps."""
+        attacks = self.active[self.refining]
+        new = descent.rounds[attacks] == 0
+        if new.any():
+            margins = self.margins[self.refining][new].unflatten(1, (-1, self.positions))
+            descent.start(attacks[new], margins, self.colours[attacks[new]])
+        size = descent.round_size
+        position[self.refining, :size], values[self.refining, :size] = descent.propose(attacks)
+        valid[self.refining, :size] = True
 
     def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:  # noqa: ARG002 (the protocol's)
         """Enter what was found into the maps."""
@@ -114,10 +135,15 @@ class Scanning:
         seen = classes.to(torch.int16)
         self.classes.scatter_(1, self.proposed, seen.where(self.valid, self.classes.gather(1, self.proposed)))
         self.pending &= self.margins.isnan()
+        if self.descent and self.refining.any():
+            self.descent.observe(self.active[self.refining], margins[self.refining, : self.descent.round_size])
 
     def exhausted(self) -> Tensor:
-        """Return whose maps are whole."""
-        return ~self.pending.any(1)
+        """Return whose maps are whole, and refined where there was need."""
+        whole = ~self.pending.any(1)
+        if self.descent is None:
+            return whole
+        return whole & ((self.margins < 0).any(1) | (self.descent.rounds[self.active] >= ROUNDS))
 
     def keep(self, wanted: Tensor) -> None:
         """Drop maps; into the kept ones first, where they are wanted."""

@@ -267,6 +267,33 @@ def test_a_palette_is_scanned_without_what_fills_it_up():
     assert done.records["success"][0]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_refinement_finds_a_colour_between_those_of_the_set(channels):
+    """Only red 118–122 at one pixel flips the class, and the margin tells how far it is."""
+    classifier = rule(lambda x: 2.5 - (x[:, 0, 3, 2] - 120).abs(), channels)
+    images = blank(3, 5, 4, channels=channels)
+    plain = attack_images(classifier, images, scan(), keep_maps=True)
+    done = attack_images(classifier, images, scan(refine=4), keep_maps=True)
+    assert plain.records["success"].tolist() == [False] * 3
+    assert done.records["success"].tolist() == [True] * 3
+    assert all(record[0][0] in range(118, 123) for record in done.records["values"])
+    assert done.records["rows"].tolist() == [[3]] * 3
+    np.testing.assert_array_equal(plain.maps.margins, done.maps.margins)
+    whole = 2**channels * 20
+    assert (done.records["queries_to_success"] > whole).all()
+    assert (done.records["queries"] % (4 * 2 * channels) == whole % (4 * 2 * channels)).all()
+
+
+def test_refinement_ends():
+    """16 rounds of two moves a channel at each position, on images that nothing flips; none where the set suffices."""
+    never = rule(lambda x: x[:, 0].amax((1, 2)) / 256 - 2)
+    queries = attack_images(never, blank(2, 4, 6), scan(refine=3)).records["queries"]
+    assert queries.tolist() == [8 * 24 + 16 * 6 * 3] * 2
+    assert attack_images(never, blank(1, 4, 6), scan(refine=3, budget=200)).records["queries"].tolist() == [200]
+    easy = rule(lambda x: x[:, 0, 1, 1] - 100.5)
+    assert attack_images(easy, blank(1, 4, 6), scan(refine=3)).records["queries"].tolist() == [8 * 24]
+
+
 def test_random_search_takes_as_long_as_chance_says():
     """One pixel of 12, red above 100 (155 of 256): the number of candidates is geometric."""
     images = blank(300, 4, 3)
@@ -372,6 +399,7 @@ METHODS = [
     DifferentialEvolution(population=20, generations=4, variant="best1bin", pixels=2, target="all"),
     scan(),
     scan(stop="first", colours="palette"),
+    scan(refine=6, colours="grid", levels=2),
     random_search(budget=1000, objective="margin"),
 ]
 
