@@ -171,6 +171,16 @@ def draw_locality_chart(
 
 
 @app.command()
+def draw_distance_profile(
+    settings: Settings, table: Annotated[Path, typer.Option(help="The gathered profile table.")], output: Output
+) -> None:
+    """Draw the distance profiles of all runs."""
+    from onepix.jobs import gather
+
+    gather.run_profile(settings, table, output)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of the configuration."""
     from onepix.config import json_schema

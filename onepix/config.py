@@ -278,6 +278,7 @@ class Statistics(Settings):
 
     confidence: Share = 0.95
     resamples: int = Field(9999, ge=100, description="Of the bootstrap over images.")
+    permutations: int = Field(999, ge=99, description="Of each position map, for its p-values.")
     seed: int = Field(0, ge=0)
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from onepix.config import Statistics
-from onepix.locality import neighbour_rates, random_position_rates
+from onepix.locality import distance_profile, drawn_flips, half_distance, neighbour_rates, random_position_rates
+from onepix.spatial import spatial_table
 from onepix.statistics import bootstrap_mean, wilson
 
 Array = npt.NDArray[Any]
@@ -103,9 +104,10 @@ def locality_table(records: pd.DataFrame, trees: Sequence[xr.DataTree], settings
     Returns
     -------
     DataFrame
-        Three rows: change (original attack, neighbours, random position), images, rate, low, high. The original
-        attack's rate is over all attacked images (Wilson's interval); the other two are means over the successful
-        ones of the exact share of neighbours, and of all other positions, that reach the attack's goal (bootstrap).
+        Five rows: change, images, rate, low, high. "original attack": over all attacks (Wilson's interval). The others
+        are over the successful ones. "one neighbour" and "one position": the change moved to one drawn at random, as in
+        the paper (Wilson). "neighbours" and "random position": means over images of the exact share of neighbours, and
+        of all other positions, that reach the attack's goal (bootstrap).
         Without position maps, which are made of one-pixel attacks, there is only the first row.
 
     Notes
@@ -120,10 +122,75 @@ def locality_table(records: pd.DataFrame, trees: Sequence[xr.DataTree], settings
     )
     entries = [("original attack", len(attacked), *original)]
     if trees:
-        flips, rows, columns = (_across(trees, "", name) for name in ("flips", "row", "column"))
+        flips, rows, columns = _positions(trees)
         for change, rates in (("neighbours", neighbour_rates), ("random position", random_position_rates)):
             entries.append((change, successes, *bootstrap_mean(rates(flips, rows, columns), settings)))
+        drawn = drawn_flips(flips, rows, columns, _across(trees, "", "image"), settings.seed)
+        for change, hits in zip(("one neighbour", "one position"), drawn, strict=True):
+            interval = wilson(int(hits.sum()), len(hits), settings.confidence)
+            entries.append((change, successes, float(hits.mean()) if len(hits) else np.nan, *interval))
     return pd.DataFrame(entries, columns=["change", "images", "rate", "low", "high"])
+
+
+def profile_table(trees: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFrame:
+    """Tell how the weakness fades with distance: `onepix.locality.distance_profile` of all position maps.
+
+    Parameters
+    ----------
+    trees : sequence of DataTree
+        Position maps of the successes, one tree a chunk.
+    settings : Statistics
+        Confidence and resamples of the bootstrap over images.
+    """
+    return distance_profile(*_positions(trees), settings)
+
+
+def cluster_table(trees: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFrame:
+    """Test each position map for clusters: `onepix.spatial.spatial_table` of all position maps.
+
+    Parameters
+    ----------
+    trees : sequence of DataTree
+        Position maps of the successes, one tree a chunk.
+    settings : Statistics
+        Permutations of each map.
+    """
+    flips, _, _ = _positions(trees)
+    ids, margins = (_across(trees, "", name) if trees else np.zeros(0) for name in ("image", "margin"))
+    return spatial_table(ids, flips, margins.reshape(flips.shape), settings)
+
+
+def neighbourhood_table(clusters: pd.DataFrame, trees: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFrame:
+    """Summarise over images whether the weakness belongs to neighbourhoods.
+
+    Parameters
+    ----------
+    clusters : DataFrame
+        Of `cluster_table`.
+    trees : sequence of DataTree
+        Position maps of the successes, one tree a chunk.
+    settings : Statistics
+        Confidence and resamples of the bootstrap over images.
+
+    Returns
+    -------
+    DataFrame
+        One row: images; half_distance, at which the excess over chance has fallen to half of that at the neighbours;
+        moran_flips and moran_margin, mean Moran's I over images; each with its interval (_low, _high). Of the images
+        that can be tested (tested: some positions flip, not all), moran_significant and region_significant: the share
+        with clustered flips, and with a larger connected region than by chance, at a false discovery rate of
+        1 − confidence.
+    """
+    length, low, high = half_distance(*_positions(trees), settings)
+    row: dict[str, float] = {"images": len(clusters)}
+    row |= {"half_distance": length, "half_distance_low": low, "half_distance_high": high}
+    for name in ("moran_flips", "moran_margin"):
+        row |= _with_interval(name, clusters[name].dropna().to_numpy(), settings)
+    tested = clusters.dropna(subset="moran_flips_q")
+    row["tested"] = len(tested)
+    for name, column in (("moran_significant", "moran_flips_q"), ("region_significant", "largest_region_q")):
+        row[name] = float((tested[column] <= 1 - settings.confidence).mean()) if len(tested) else np.nan
+    return pd.DataFrame([row])
 
 
 def average_maps(trees: Sequence[xr.DataTree]) -> dict[str, Array]:
@@ -154,6 +221,14 @@ def average_maps(trees: Sequence[xr.DataTree]) -> dict[str, Array]:
 
 def _across(trees: Sequence[xr.DataTree], group: str, variable: str) -> Array:
     return np.concatenate([tree[group or "/"].to_dataset()[variable].values for tree in trees])
+
+
+def _positions(trees: Sequence[xr.DataTree]) -> tuple[Array, Array, Array]:
+    """Return flips, rows and columns of all position maps."""
+    if not trees:
+        return np.zeros((0, 1, 1), bool), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    flips, rows, columns = (_across(trees, "", name) for name in ("flips", "row", "column"))
+    return flips, rows, columns
 
 
 def _with_interval(name: str, values: Array, settings: Statistics) -> dict[str, float]:

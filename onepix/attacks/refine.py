@@ -64,7 +64,7 @@ class Descent:
 
     def observe(self, attacks: Tensor, margins: Tensor) -> None:
         """Learn the margins of what was proposed, (A, T · 2 C); NaN where not evaluated."""
-        best, move = margins.nan_to_num(torch.inf).unflatten(1, (-1, len(self.moves))).min(2)
+        best, move = margins.nan_to_num(torch.inf).reshape(len(attacks), -1, len(self.moves)).min(2)
         index = move[:, :, None, None].expand(-1, -1, 1, self.colours.shape[2])
         better, trials = best < self.margins[attacks], self._trials(attacks).gather(2, index).squeeze(2)
         self.colours[attacks] = torch.where(better[:, :, None], trials, self.colours[attacks])

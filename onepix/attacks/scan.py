@@ -123,7 +123,7 @@ class Scanning:
         attacks = self.active[self.refining]
         new = descent.rounds[attacks] == 0
         if new.any():
-            margins = self.margins[self.refining][new].unflatten(1, (-1, self.positions))
+            margins = self.margins[self.refining][new].reshape(len(attacks[new]), -1, self.positions)
             descent.start(attacks[new], margins, self.colours[attacks[new]])
         size = descent.round_size
         position[self.refining, :size], values[self.refining, :size] = descent.propose(attacks)

@@ -9,7 +9,14 @@ from onepix.config import Settings, Statistics
 from onepix.jobs import read_settings
 from onepix.records import read_records, write_records
 from onepix.store import checked_data, read_tree, replacing
-from onepix.summary import layer_table, locality_table, success_table
+from onepix.summary import (
+    cluster_table,
+    layer_table,
+    locality_table,
+    neighbourhood_table,
+    profile_table,
+    success_table,
+)
 
 
 class Summarise(Settings):
@@ -24,16 +31,20 @@ class Summarise(Settings):
 def run(
     settings: str, attack: Sequence[Path], propagation: Sequence[Path], locality: Sequence[Path], output: Path
 ) -> None:
-    """Write `attacks.parquet`, `success.csv`, `layers.csv` and `locality.csv` into the folder `output`."""
+    """Write `attacks.parquet` and all tables of the run as CSV into the folder `output`."""
     job = read_settings(Summarise, settings)
     records = read_records([checked_data(manifest) for manifest in attack])
     followed = [read_tree(checked_data(manifest)) for manifest in propagation]
     positions = [read_tree(checked_data(manifest)) for manifest in locality]
     write_records(records, output / "attacks.parquet")
+    clusters = cluster_table(positions, job.statistics)
     tables = {
         "success": success_table(records, job.statistics),
         "layers": layer_table(followed, job.statistics),
         "locality": locality_table(records, positions, job.statistics),
+        "profile": profile_table(positions, job.statistics),
+        "clusters": clusters,
+        "neighbourhood": neighbourhood_table(clusters, positions, job.statistics),
     }
     for name, table in tables.items():
         for position, key in enumerate(("dataset", "network", "attack")):

@@ -159,13 +159,39 @@ def test_tables(finished_study, run, records, network):
         if share:
             assert row["share_of_peak"] == pytest.approx(np.mean(share), rel=1e-4)
             assert row["reach"] == pytest.approx(np.mean(reach), rel=1e-4)
-    assert locality["change"].tolist() == ["original attack", "neighbours", "random position"]
+    assert locality["change"].tolist() == [
+        "original attack",
+        "neighbours",
+        "random position",
+        "one neighbour",
+        "one position",
+    ]
     assert locality["rate"][0] == pytest.approx(success["success_rate"].item(), rel=1e-5)
+
+
+def test_tables_of_the_locality_analysis(finished_study, run, records, network):
+    tables = finished_study.folder / "results/tables"
+    profile, clusters, neighbourhood, locality = (
+        table[table["network"] == network].reset_index(drop=True)
+        for table in (pd.read_csv(tables / f"{n}.csv") for n in ("profile", "clusters", "neighbourhood", "locality"))
+    )
+    successes = records[records["success"].fillna(False).astype(bool)]
+    assert clusters["image_id"].tolist() == successes["image_id"].tolist()
+    assert neighbourhood["images"].tolist() == [len(successes)]
+    assert profile["distance"].tolist() == list(range(1, len(profile) + 1))
+    neighbours = locality.set_index("change")["rate"]["neighbours"]
+    assert profile["rate"][0] == pytest.approx(neighbours, rel=1e-4), "distance 1 is the neighbours"
+    maps = xr.concat([read_tree(p).to_dataset() for p in sorted((run / "locality").glob("*.zarr"))], dim="image")
+    assert clusters["flips"].tolist() == maps["flips"].sum(("y", "x")).values.tolist()
+    assert ((clusters["moran_flips_p"] >= 0.001) & (clusters["moran_flips_p"] <= 1)).all()
+    assert neighbourhood["tested"].item() == clusters["moran_flips_q"].notna().sum()
 
 
 def test_figures(finished_study, run):
     names = ["strip_success", "strip_failure", "average_propagation", "growth_by_depth", "position_maps"]
-    stems = [run / "figures" / name for name in names] + [finished_study.folder / "results/figures/locality_chart"]
+    stems = [run / "figures" / name for name in names] + [
+        finished_study.folder / "results/figures" / name for name in ("locality_chart", "distance_profile")
+    ]
     for stem in stems:
         with Image.open(stem.with_suffix(".png")) as picture:
             picture.verify()

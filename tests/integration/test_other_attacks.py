@@ -55,7 +55,12 @@ def test_tables_name_each_attack_and_both_readings(study):
     locality = pd.read_csv(tables / "locality.csv")
     changes = locality.groupby("attack", sort=False)["change"].apply(list).to_dict()
     assert changes["three"] == ["original attack"], "where three pixels would be moved to is not defined"
-    assert changes["scan"] == changes["aimed"] == ["original attack", "neighbours", "random position"]
+    assert changes["scan"] == changes["aimed"]
+    assert len(changes["scan"]) == 5
+    profile = pd.read_csv(tables / "profile.csv")
+    assert set(profile["attack"]) == {"scan", "aimed"}
+    neighbourhood = pd.read_csv(tables / "neighbourhood.csv").set_index("attack")
+    assert neighbourhood["images"].to_dict() == {"scan": 3, "three": 0, "aimed": 2}
 
 
 def test_propagation_maps_have_an_entry_a_target(study):

@@ -20,7 +20,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from onepix.errors import OnepixError
-from onepix.figures import depth, locality, maps, style
+from onepix.figures import depth, distance, locality, maps, style
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,6 +142,16 @@ def locality_table(networks: list[str], images: int, datasets: tuple[str, ...] =
     return pd.DataFrame(rows)
 
 
+def profile(farthest: int, images: int, level: float = 0.4) -> pd.DataFrame:
+    places = np.arange(1, farthest + 1)
+    rate = 0.02 + level * np.exp(-(places - 1) / 3)
+    half = 0.03 + 0.001 * places if images > 1 else np.nan
+    chance = 0.05 + 0.1 * level
+    columns = {"rate": rate, "low": rate - half, "high": rate + half, "chance": chance}
+    columns |= {"chance_low": chance - half, "chance_high": chance + half}
+    return pd.DataFrame({"distance": places, "images": np.maximum(images - places + 1, 1), **columns})
+
+
 FIGURES = {
     "strip of LeNet": lambda: strip(LENET, noise(32, 32, 3), [(0, 0)]),
     "strip of ResNet-20": lambda: strip(RESNET20, noise(32, 32, 3), [(0, 31), (31, 0), (16, 16)]),
@@ -166,6 +176,14 @@ FIGURES = {
         locality_table([f"a-long-name-for-network-{n}" for n in range(5)], 10_000, ("cifar10", "my_own_images"))
     ),
     "chart of nothing": lambda: locality.locality_chart(locality_table([], 0)),
+    "profile of one network": lambda: distance.distance_profile({"resnet20": profile(31, 25)}),
+    "profile of one success": lambda: distance.distance_profile({"lenet": profile(27, 1)}),
+    "profile of one distance": lambda: distance.distance_profile({"lenet": profile(1, 5)}),
+    "profiles of large images": lambda: distance.distance_profile({"a": profile(223, 400), "b": profile(223, 9, 0.9)}),
+    "profiles of 9 networks": lambda: distance.distance_profile(
+        {f"{'a-long-name-for-network' * (n % 3)}-{n}": profile(20 + n, 25, n / 9) for n in range(9)}
+    ),
+    "profile of nothing": lambda: distance.distance_profile({"lenet": profile(0, 1)}),
     "message": lambda: style.message_figure("no successful attack among the 25 attacked images"),
 }
 
@@ -479,6 +497,70 @@ def test_headings_name_what_varies():
     assert texts == ["lenet, cifar10", "lenet, bundled"]
 
 
+# Distance profiles
+
+
+def test_a_profile_shows_the_table():
+    tables = {"lenet": profile(27, 12), "resnet20": profile(31, 40, 0.7)}
+    shuffled = {name: table.sample(frac=1, random_state=0) for name, table in tables.items()}
+    (axes,) = distance.distance_profile(shuffled, confidence=0.9).axes
+    for index, table in enumerate(tables.values()):
+        rate, chance = axes.lines[2 * index : 2 * index + 2]
+        np.testing.assert_array_equal(rate.get_xydata(), table[["distance", "rate"]])
+        np.testing.assert_array_equal(chance.get_xydata(), table[["distance", "chance"]])
+        assert (rate.get_linestyle(), chance.get_linestyle()) == ("-", "--")
+        assert rate.get_color() == chance.get_color()
+        assert rate.get_marker() == chance.get_marker()
+        corners = pd.DataFrame(axes.collections[index].get_paths()[0].vertices, columns=["x", "y"]).groupby("x")["y"]
+        np.testing.assert_array_equal(corners.min(), table["low"])
+        np.testing.assert_array_equal(corners.max(), table["high"])
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > 0.75
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "lenet, n = 12",
+        "resnet20, n = 40",
+        "chance: any other position",
+        "90 % interval",
+    ]
+
+
+def test_networks_differ_by_colour_and_marker():
+    (axes,) = distance.distance_profile({f"network {n}": profile(5, 3) for n in range(28)}).axes
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines}) == 56
+    few = distance.distance_profile({f"network {n}": profile(5, 3) for n in range(7)}).axes[0].lines
+    assert len({line.get_marker() for line in few}) == 7, "in grey too"
+
+
+def test_the_profile_of_one_success_has_no_band():
+    (axes,) = distance.distance_profile({"lenet": profile(27, 1)}).axes
+    assert not [path for band in axes.collections for path in band.get_paths()]
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["lenet, n = 1", "chance: any other position"]
+
+
+def test_the_profile_of_one_distance_shows_the_interval():
+    table = profile(1, 5)
+    (axes,) = distance.distance_profile({"lenet": table}).axes
+    (line,) = (c for c in axes.collections if isinstance(c, LineCollection))
+    np.testing.assert_array_equal(line.get_segments()[0], [[1, table["low"][0]], [1, table["high"][0]]])
+
+
+def test_a_network_without_successes_has_no_line():
+    (axes,) = distance.distance_profile({"lenet": profile(0, 1), "resnet20": profile(31, 9)}).axes
+    assert len(axes.lines) == 2
+    assert axes.get_legend().get_texts()[0].get_text() == "resnet20, n = 9"
+    (text, _), *_ = drawn_texts(distance.distance_profile({}))
+    assert text.get_text() == "no successful attack, hence no distance to show"
+
+
+def test_distances_are_ticked_at_whole_pixels():
+    for farthest in (1, 2, 5, 31, 223):
+        (axes,) = distance.distance_profile({"lenet": profile(farthest, 3)}).axes
+        ticks = axes.get_xticks()
+        assert len(ticks)
+        assert all(tick == int(tick) and 1 <= tick <= farthest for tick in ticks)
+
+
 # Text and files
 
 
@@ -560,7 +642,7 @@ def test_the_users_own_settings_change_nothing(tmp_path):
 
 def test_figures_load_neither_torch_nor_pyplot():
     code = (
-        "import sys; from onepix.figures import depth, locality, maps; "
+        "import sys; from onepix.figures import depth, distance, locality, maps; "
         "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

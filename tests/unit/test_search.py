@@ -269,14 +269,14 @@ def test_a_palette_is_scanned_without_what_fills_it_up():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_refinement_finds_a_colour_between_those_of_the_set(channels):
-    """Only red 118–122 at one pixel flips the class, and the margin tells how far it is."""
-    classifier = rule(lambda x: 2.5 - (x[:, 0, 3, 2] - 120).abs(), channels)
+    """Only red 198–202 at one pixel flips the class, and the margin tells how far it is."""
+    classifier = rule(lambda x: 2.5 - (x[:, 0, 3, 2] - 200).abs(), channels)
     images = blank(3, 5, 4, channels=channels)
     plain = attack_images(classifier, images, scan(), keep_maps=True)
     done = attack_images(classifier, images, scan(refine=4), keep_maps=True)
     assert plain.records["success"].tolist() == [False] * 3
     assert done.records["success"].tolist() == [True] * 3
-    assert all(record[0][0] in range(118, 123) for record in done.records["values"])
+    assert all(record[0][0] in range(198, 203) for record in done.records["values"])
     assert done.records["rows"].tolist() == [[3]] * 3
     np.testing.assert_array_equal(plain.maps.margins, done.maps.margins)
     whole = 2**channels * 20

@@ -8,8 +8,17 @@ import xarray as xr
 
 from onepix.config import Statistics
 from onepix.records import SCHEMA, attacked_images, read_records, write_records
+from onepix.spatial import morans_i
 from onepix.statistics import wilson
-from onepix.summary import average_maps, layer_table, locality_table, success_table
+from onepix.summary import (
+    average_maps,
+    cluster_table,
+    layer_table,
+    locality_table,
+    neighbourhood_table,
+    profile_table,
+    success_table,
+)
 
 
 def made_up() -> pd.DataFrame:
@@ -113,14 +122,21 @@ def test_tables_without_an_attacked_image(tmp_path):
     assert (row["correct"], row["attacks"], row["successes"], row["queries_total"]) == (0, 0, 0, 0)
     assert np.isnan(row["success_rate"])
     table = locality_table(records, [positions([], [], [])], Statistics())
-    assert table["images"].tolist() == [0, 0, 0]
+    assert table["images"].tolist() == [0] * 5
     assert table["rate"].isna().all()
+    for trees in ([], [positions([], [], [])]):
+        clusters = cluster_table(trees, Statistics())
+        assert len(clusters) == len(profile_table(trees, Statistics())) == 0
+        summed = neighbourhood_table(clusters, trees, Statistics()).iloc[0]
+        assert (summed["images"], summed["tested"]) == (0, 0)
+        assert np.isnan(summed["half_distance"])
 
 
 def positions(flips, rows, columns) -> xr.DataTree:
     flips = np.array(flips, bool).reshape(-1, 3, 4)
     data = {
         "flips": (("image", "y", "x"), flips),
+        "margin": (("image", "y", "x"), np.where(flips, -1.0, 1.0)),
         "row": ("image", np.array(rows, int)),
         "column": ("image", np.array(columns, int)),
     }
@@ -133,11 +149,33 @@ def test_locality_table_by_hand(tmp_path):
     second = [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 1]]
     trees = [positions([first], [0], [0]), positions([second], [1], [1])]
     table = locality_table(stored(tmp_path), trees, Statistics()).set_index("change")
-    assert table["images"].to_dict() == {"original attack": 4, "neighbours": 2, "random position": 2}
-    assert table["rate"].to_dict() == pytest.approx(
-        {"original attack": 0.5, "neighbours": (1 / 3 + 2 / 8) / 2, "random position": (1 / 11 + 4 / 11) / 2}
-    )
+    assert table["images"].to_dict()["original attack"] == 4
+    assert (table["images"][1:] == 2).all()
+    exact = {"original attack": 0.5, "neighbours": (1 / 3 + 2 / 8) / 2, "random position": (1 / 11 + 4 / 11) / 2}
+    assert table["rate"][:3].to_dict() == pytest.approx(exact)
+    for change in ("one neighbour", "one position"):
+        hits = table.loc[change, "rate"] * 2
+        assert hits in (0, 1, 2)
+        assert table.loc[change, ["low", "high"]].tolist() == pytest.approx(wilson(int(hits), 2, 0.95))
     assert table.loc["neighbours", ["low", "high"]].tolist() == pytest.approx([2 / 8, 1 / 3])
+
+
+def test_neighbourhood_by_hand():
+    """A block of four that flips, a single one, a map that flips everywhere: two can be tested, one is clustered."""
+    block, single, whole = np.zeros((3, 3, 4), bool)
+    block[:2, :2] = single[1, 1] = True
+    whole[:] = True
+    trees = [positions([block, single], [0, 1], [0, 1]), positions([whole], [2], [2])]
+    settings = Statistics(permutations=499)
+    clusters = cluster_table(trees, settings)
+    assert clusters["flips"].tolist() == [4, 1, 12]
+    assert clusters["largest_region"].tolist() == [4, 1, 12]
+    summed = neighbourhood_table(clusters, trees, settings).iloc[0]
+    assert (summed["images"], summed["tested"]) == (3, 2)
+    assert summed["moran_flips"] == pytest.approx(morans_i(np.stack([block, single])).mean())
+    assert summed["moran_significant"] == (clusters["moran_flips_q"][:2] <= 0.05).mean() == 0.5
+    profile = profile_table(trees, settings)
+    assert (profile["rate"][0], profile["images"][0]) == (pytest.approx(2 / 3), 3)  # 3 of 3, none of 8, 5 of 5
 
 
 def followed(ids, success, clean, delta, reach) -> xr.DataTree:

@@ -5,10 +5,11 @@ import time
 
 import pytest
 
-AFTER_ALL_RUNS = {"gather_tables": 3, "draw_locality_chart": 1, "all": 1}
+CHARTS = {"draw_locality_chart": 1, "draw_distance_profile": 1, "all": 1}
+AFTER_ALL_RUNS = {"gather_tables": 6, **CHARTS}
 ALL_ATTACKS = {"attack": 3, "propagate": 3, "locality": 3, "summarise": 2, "draw": 2, **AFTER_ALL_RUNS}
 ONE_NEW_CHUNK = {"attack": 1, "propagate": 1, "locality": 1, "summarise": 1, "draw": 1, **AFTER_ALL_RUNS}
-FIGURES = {"draw": 2, "draw_locality_chart": 1, "all": 1}
+FIGURES = {"draw": 2, **CHARTS}
 
 
 def test_nothing_changed(finished_study):

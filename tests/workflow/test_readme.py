@@ -21,7 +21,7 @@ PRINTED = {"reading results": "000_conv1", "in a notebook": "adversarial_class",
 
 
 @pytest.mark.parametrize(
-    ("snippet", "printed"), zip(blocks("python"), PRINTED.values(), strict=True), ids=list(PRINTED)
+    ("snippet", "printed"), list(zip(blocks("python"), PRINTED.values(), strict=True)), ids=list(PRINTED)
 )
 def test_snippets_run(snippet, printed, finished_study):
     snippet = snippet.replace("results/cifar10-sample/resnet20/one-pixel", "results/sample/resnet20/de")

@@ -40,7 +40,7 @@ RUNS = {
     for network in run.networks
     for attack in run.attacks
 }
-RUN_TABLES = ("success.csv", "layers.csv", "locality.csv")
+RUN_TABLES = ("success.csv", "layers.csv", "locality.csv", "profile.csv", "clusters.csv", "neighbourhood.csv")
 STRIPS = [f"strip_{wanted}" for wanted in CONFIG.figures.strips]
 FIGURE_SETTINGS = {"figures": CONFIG.figures, "confidence": CONFIG.statistics.confidence}
 RUN_FIGURES = [*STRIPS, "average_propagation", "growth_by_depth", "position_maps"]
@@ -48,6 +48,7 @@ RUN_FIGURES = [*STRIPS, "average_propagation", "growth_by_depth", "position_maps
 TABLES = [f"{RESULTS}/tables/{table}" for table in RUN_TABLES]
 FIGURES = [
     f"{RESULTS}/figures/locality_chart.png",
+    f"{RESULTS}/figures/distance_profile.png",
     *(f"{RESULTS}/{'/'.join(run)}/figures/{name}.png" for run in RUNS for name in RUN_FIGURES),
 ]
 

@@ -56,3 +56,28 @@ rule draw_locality_chart:
     shell:
         "python -m onepix draw-locality-chart --settings {params.settings:q} --table {input.table:q}"
         " --output {params.stem:q} 2>&1 | tee {log:q}"
+
+
+rule draw_distance_profile:
+    input:
+        library("jobs/gather.py"),
+        table=f"{RESULTS}/tables/profile.csv",
+    output:
+        report(
+            f"{RESULTS}/figures/distance_profile.png",
+            caption="../report/distance_profile.rst",
+            category="Figures",
+            subcategory="all networks",
+            labels={"figure": "distance profile", "dataset": "all", "attack": "all"},
+        ),
+        f"{RESULTS}/figures/distance_profile.pdf",
+    log:
+        "logs/draw_distance_profile.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=canonical(FIGURE_SETTINGS),
+        stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+    shell:
+        "python -m onepix draw-distance-profile --settings {params.settings:q} --table {input.table:q}"
+        " --output {params.stem:q} 2>&1 | tee {log:q}"
