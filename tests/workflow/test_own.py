@@ -47,7 +47,7 @@ def test_own_network_and_images(study_copy):
     )
     assert run.returncode == 0, run.stdout
     success = pd.read_csv(folder / "own/tables/success.csv")
-    assert (success["images"].item(), success["eligible"].item()) == (6, 5)
+    assert (success["images"].item(), success["correct"].item()) == (6, 5)
     tree = xr.open_datatree(folder / "own/1/7/de/propagation/000000-000024.zarr", engine="zarr")
     assert [node.attrs["layer"] for node in tree.children.values()] == ["0", "1", "2", "4"]
     assert tree["000_0"]["max"].shape == (5, 11, 9)
