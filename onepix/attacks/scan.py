@@ -105,10 +105,10 @@ class Scanning:
         started = ~self.margins.isnan().all(1, keepdim=True)
         possible = self.pending & (started | self._lattice())
         order = expected.where(possible, torch.inf).argsort(dim=1, stable=True)
-        padding = order[:, :1].expand(-1, max(self.round_size - self.per_image, 0))
-        self.proposed = torch.cat([order, padding], 1)[:, : self.round_size]
-        fresh = torch.arange(self.round_size, device=order.device) < self.per_image
-        self.valid = possible.gather(1, self.proposed) & fresh
+        # A descent may take more candidates a round than a small set has: the rows are filled up, and not evaluated.
+        missing = max(self.round_size - self.per_image, 0)
+        self.proposed = F.pad(order, (0, missing))[:, : self.round_size]
+        self.valid = F.pad(possible.gather(1, order), (0, missing))[:, : self.round_size]
         colour, position = self.proposed // self.positions, self.proposed % self.positions
         values = self.colours[self.active[:, None].expand_as(colour), colour]
         valid = self.valid.clone()
@@ -131,9 +131,9 @@ class Scanning:
 
     def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:  # noqa: ARG002 (the protocol's)
         """Enter what was found into the maps."""
-        self.margins.scatter_(1, self.proposed, margins.where(self.valid, self.margins.gather(1, self.proposed)))
-        seen = classes.to(torch.int16)
-        self.classes.scatter_(1, self.proposed, seen.where(self.valid, self.classes.gather(1, self.proposed)))
+        place = (self.valid.nonzero()[:, 0], self.proposed[self.valid])
+        self.margins[place] = margins[self.valid]
+        self.classes[place] = classes[self.valid].to(torch.int16)
         self.pending &= self.margins.isnan()
         if self.descent and self.refining.any():
             self.descent.observe(self.active[self.refining], margins[self.refining, : self.descent.round_size])

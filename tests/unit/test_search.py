@@ -290,6 +290,10 @@ def test_refinement_ends():
     queries = attack_images(never, blank(2, 4, 6), scan(refine=3)).records["queries"]
     assert queries.tolist() == [8 * 24 + 16 * 6 * 3] * 2
     assert attack_images(never, blank(1, 4, 6), scan(refine=3, budget=200)).records["queries"].tolist() == [200]
+    small = scan(refine=9, colours="palette", palette_size=1)  # a round of the descent is larger than the set
+    done = attack_images(never, blank(2, 3, 3), small, keep_maps=True)
+    assert done.records["queries"].tolist() == [9 + 16 * 6 * 9] * 2
+    assert not np.isnan(done.maps.margins).any()
     easy = rule(lambda x: x[:, 0, 1, 1] - 100.5)
     assert attack_images(easy, blank(1, 4, 6), scan(refine=3)).records["queries"].tolist() == [8 * 24]
 
