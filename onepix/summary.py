@@ -45,9 +45,9 @@ def success_table(records: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
         "accuracy": correct / records["image_id"].nunique(),
         "attacks": len(attacked),
         "successes": int(attacked["success"].sum()),
-        **_rate("success_rate", attacked["success"], settings),
-        **_rate("class_flip_rate", by_image["flipped"].any(), settings),
-        **_rate("any_target_rate", by_image["success"].any() if targeted else attacked["success"][:0], settings),
+        **_named("success_rate", _share(attacked["success"], settings)),
+        **_named("class_flip_rate", _share(by_image["flipped"].any(), settings)),
+        **_named("any_target_rate", _share(by_image["success"].any() if targeted else np.zeros(0, bool), settings)),
         "queries_total": int(attacked["queries"].sum()),
         "queries_median": _median(attacked["queries"]),
         "queries_to_success_median": _median(attacked.loc[attacked["success"].astype(bool), "queries_to_success"]),
@@ -83,8 +83,8 @@ def layer_table(trees: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFr
             row = {key: attributes[key] for key in ("depth", "layer", "operator")}
             row |= {key: _size(attributes[key]) for key in ("stride", "receptive_field")}
             row |= {"outcome": outcome, "images": int(chosen.sum())}
-            row |= _with_interval("share_of_peak", delta[alive] / clean[alive], settings)
-            row |= _with_interval("reach", reach[chosen], settings)
+            row |= _named("share_of_peak", bootstrap_mean(delta[alive] / clean[alive], settings))
+            row |= _named("reach", bootstrap_mean(reach[chosen], settings))
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -116,19 +116,14 @@ def locality_table(records: pd.DataFrame, trees: Sequence[xr.DataTree], settings
     """
     attacked = records[records["eligible"]]
     successes = int(attacked["success"].sum())
-    original = (
-        successes / len(attacked) if len(attacked) else np.nan,
-        *wilson(successes, len(attacked), settings.confidence),
-    )
-    entries = [("original attack", len(attacked), *original)]
+    entries = [("original attack", len(attacked), *_share(attacked["success"], settings))]
     if trees:
         flips, rows, columns = _positions(trees)
         for change, rates in (("neighbours", neighbour_rates), ("random position", random_position_rates)):
             entries.append((change, successes, *bootstrap_mean(rates(flips, rows, columns), settings)))
         drawn = drawn_flips(flips, rows, columns, _across(trees, "", "image"), settings.seed)
         for change, hits in zip(("one neighbour", "one position"), drawn, strict=True):
-            interval = wilson(int(hits.sum()), len(hits), settings.confidence)
-            entries.append((change, successes, float(hits.mean()) if len(hits) else np.nan, *interval))
+            entries.append((change, successes, *_share(hits, settings)))
     return pd.DataFrame(entries, columns=["change", "images", "rate", "low", "high"])
 
 
@@ -181,11 +176,10 @@ def neighbourhood_table(clusters: pd.DataFrame, trees: Sequence[xr.DataTree], se
         with clustered flips, and with a larger connected region than by chance, at a false discovery rate of
         1 − confidence.
     """
-    length, low, high = half_distance(*_positions(trees), settings)
     row: dict[str, float] = {"images": len(clusters)}
-    row |= {"half_distance": length, "half_distance_low": low, "half_distance_high": high}
+    row |= _named("half_distance", half_distance(*_positions(trees), settings))
     for name in ("moran_flips", "moran_margin"):
-        row |= _with_interval(name, clusters[name].dropna().to_numpy(), settings)
+        row |= _named(name, bootstrap_mean(clusters[name].dropna().to_numpy(), settings))
     tested = clusters.dropna(subset="moran_flips_q")
     row["tested"] = len(tested)
     for name, column in (("moran_significant", "moran_flips_q"), ("region_significant", "largest_region_q")):
@@ -231,14 +225,15 @@ def _positions(trees: Sequence[xr.DataTree]) -> tuple[Array, Array, Array]:
     return flips, rows, columns
 
 
-def _with_interval(name: str, values: Array, settings: Statistics) -> dict[str, float]:
-    mean, low, high = bootstrap_mean(values, settings)
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+def _named(name: str, estimate: tuple[float, float, float]) -> dict[str, float]:
+    """Return the columns of an estimate and its interval."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True))
 
 
-def _rate(name: str, hits: pd.Series, settings: Statistics) -> dict[str, float]:
-    low, high = wilson(int(hits.sum()), len(hits), settings.confidence)
-    return {name: float(hits.mean()) if len(hits) else np.nan, f"{name}_low": low, f"{name}_high": high}
+def _share(hits: pd.Series | Array, settings: Statistics) -> tuple[float, float, float]:
+    """Return the share of hits with Wilson's interval; NaN without any trial."""
+    interval = wilson(int(hits.sum()), len(hits), settings.confidence)
+    return float(hits.mean()) if len(hits) else np.nan, *interval
 
 
 def _median(values: pd.Series) -> float:

@@ -95,7 +95,7 @@ def attack_images(
         outcome = run_search(task, method, budget, report)
     after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
     maps = method.maps if isinstance(method, Scanning) and keep_maps else None
-    return Attacked(_records(images, rows, clean, settings, outcome, after), maps, evaluator.facts)
+    return Attacked(_records(images, rows, clean, task, outcome, after), maps, evaluator.facts)
 
 
 def clean_logits(classifier: Classifier, pictures: Tensor, classify: Callable[[Tensor], Tensor]) -> Tensor:
@@ -188,11 +188,9 @@ def _progress(attacks: int, budget: int, description: str) -> Iterator[Callable[
         yield report
 
 
-def _records(
-    images: ImageSet, rows: _Rows, clean: Tensor, settings: AttackSettings, outcome: Outcome, after: Tensor
-) -> pd.DataFrame:
+def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: Outcome, after: Tensor) -> pd.DataFrame:
     """Put together the records: what was seen before the attack, joined by what the attack found."""
-    image, mask = rows.image, rows.eligible
+    image, mask, settings = rows.image, rows.eligible, task.settings
     before = clean.softmax(1).cpu().numpy()
     records = pd.DataFrame(
         {
@@ -215,18 +213,15 @@ def _records(
     if isinstance(settings, DifferentialEvolution):
         records["generations"] = 0
         records.loc[mask, "generations"] = outcome.rounds.cpu().numpy() - 1
-    found = _findings(images.labels[image[mask]], rows.target[mask], outcome, after)
+    found = _findings(task.goal, outcome, after)
     return records.join(found.set_index(records.index[mask]))
 
 
-def _findings(
-    labels: npt.NDArray[np.int64], targets: npt.NDArray[np.int64], outcome: Outcome, attacked: Tensor
-) -> pd.DataFrame:
+def _findings(goal: Goal, outcome: Outcome, attacked: Tensor) -> pd.DataFrame:
     """Return the columns that only attacked images have; success is judged on the rebuilt 8-bit images."""
     after = attacked.softmax(1).cpu().numpy()
-    index = np.arange(len(after))
-    adversarial_class = attacked.argmax(1).cpu().numpy()
-    success = np.where(targets == UNTARGETED, adversarial_class != labels, adversarial_class == targets)
+    index, labels, targets = np.arange(len(after)), goal.labels.cpu().numpy(), goal.targets.cpu().numpy()
+    success = goal.reached(attacked).cpu().numpy()
     target_probability = np.where(targets == UNTARGETED, np.nan, after[index, np.maximum(targets, 0)])
     first = [q if s else None for q, s in zip(outcome.queries_to_success.tolist(), success, strict=True)]
     return pd.DataFrame(
@@ -235,7 +230,7 @@ def _findings(
             "rows": outcome.best.rows.tolist(),
             "columns": outcome.best.columns.tolist(),
             "values": outcome.best.values.tolist(),
-            "adversarial_class": adversarial_class,
+            "adversarial_class": attacked.argmax(1).cpu().numpy(),
             "adversarial_confidence": after.max(1),
             "true_probability_after": after[index, labels],
             "target_probability_after": pd.array(target_probability, dtype="Float32"),
