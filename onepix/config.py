@@ -81,7 +81,9 @@ class Recipe(Settings):
 class NetworkSettings(Settings):
     """An architecture, its weights and its input scaling: the network sees (image / 255 − mean) / std."""
 
-    architecture: str = Field(description="lenet, resnet20 (or any depth 6n + 2), or package.module:factory.")
+    architecture: str = Field(
+        description="lenet, lenet-k3 (or any kernel), resnet20 (or any depth 6n + 2), or package.module:factory."
+    )
     weights: str = Field(
         "bundled",
         description="bundled, train, factory (the factory loads its own), or the path of a .safetensors file.",

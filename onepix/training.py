@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from onepix.config import Recipe
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
+from onepix.models import LENET
 from onepix.models.classifier import Classifier
 from onepix.progress import progress_bar
 from onepix.store import replacing
@@ -26,7 +27,7 @@ RECIPES = {
 
 def recipe_for(architecture: str) -> Recipe:
     """Return the recipe of an architecture of ours; a ResNet's serves every depth and every other network."""
-    return RECIPES.get(architecture, RECIPES["resnet"])
+    return RECIPES["lenet" if LENET.fullmatch(architecture) else "resnet"]
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ from onepix.errors import OnepixError
 from onepix.models.lenet import LeNet
 from onepix.models.resnet import CifarResNet
 
+LENET = re.compile(r"lenet(?:-k(\d+))?")
 RESNET = re.compile(r"resnet(\d+)")
 FACTORY = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
@@ -21,8 +22,9 @@ def build(architecture: str, classes: int = 10, channels: int = 3) -> nn.Module:
     Parameters
     ----------
     architecture : str
-        `lenet`, `resnetN` for any N = 6n + 2, or `package.module:factory`, a callable without arguments that
-        is imported from the working folder or the Python path.
+        `lenet`, `lenet-kK` for kernels of K × K in place of 5 × 5, `resnetN` for any N = 6n + 2, or
+        `package.module:factory`, a callable without arguments that is imported from the working folder or the Python
+        path.
     classes, channels : int
         Numbers of classes and of image channels; a factory sets its own.
 
@@ -31,18 +33,18 @@ def build(architecture: str, classes: int = 10, channels: int = 3) -> nn.Module:
     OnepixError
         If the name is unknown, or the factory cannot be imported, raises, or returns no nn.Module.
     """
-    if architecture == "lenet":
-        return LeNet(classes, channels)
-    if match := RESNET.fullmatch(architecture):
-        try:
+    try:
+        if match := LENET.fullmatch(architecture):
+            return LeNet(classes, channels, int(match[1] or 5))
+        if match := RESNET.fullmatch(architecture):
             return CifarResNet(int(match[1]), classes, channels)
-        except ValueError as error:
-            raise OnepixError(f"network architecture '{architecture}': {error}") from None
+    except ValueError as error:
+        raise OnepixError(f"network architecture '{architecture}': {error}") from None
     if match := FACTORY.fullmatch(architecture):
         return _from_factory(match[1], match[2])
     raise OnepixError(
-        f"network architecture '{architecture}' is unknown; expected lenet, resnet20 (or another depth 6n + 2) "
-        "or package.module:factory"
+        f"network architecture '{architecture}' is unknown; expected lenet, lenet-k3 (or another kernel), "
+        "resnet20 (or another depth 6n + 2) or package.module:factory"
     )
 
 

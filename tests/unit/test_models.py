@@ -36,6 +36,8 @@ def parameters(network):
     ("architecture", "count"),
     [  # LeNet by hand: 456 + 2,416 + 48,120 + 10,164 + 850; ResNets: He et al. give 0.27, 0.46, 0.66, 0.85 and 1.7 M
         ("lenet", 62_006),
+        ("lenet-k3", 81_302),  # 168 + 880 + 69,240 + 10,164 + 850
+        ("lenet-k7", 34_022),  # 888 + 4,720 + 17,400 + 10,164 + 850
         ("resnet20", 269_722),
         ("resnet32", 464_154),
         ("resnet44", 658_586),
@@ -57,7 +59,8 @@ def test_one_channel_and_other_numbers_of_classes():
 @pytest.mark.parametrize(
     ("architecture", "told"),
     [
-        ("lenett", "'lenett' is unknown; expected lenet, resnet20"),
+        ("lenett", "'lenett' is unknown; expected lenet, lenet-k3"),
+        ("lenet-k11", "has kernels of 1 to 10, got 11"),
         ("resnet21", r"depth 6n \+ 2 \(8, 14, 20, 32, …\), got 21"),
         ("no_such_module:make", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("json:no_such_factory", "AttributeError"),

@@ -111,4 +111,4 @@ def test_a_loss_that_is_not_finite_is_told(tmp_path):
 
 
 def test_recipes():
-    assert recipe_for("lenet") != recipe_for("resnet20") == recipe_for("resnet110")
+    assert recipe_for("lenet") == recipe_for("lenet-k7") != recipe_for("resnet20") == recipe_for("resnet110")
