@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,6 +25,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(known)}"
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a name fits one of several glob patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class Settings(BaseModel):
@@ -270,9 +276,16 @@ class Engine(Settings):
 
 
 class Propagation(Settings):
-    """Which layers are followed."""
+    """Which layers are followed, and how."""
 
-    layers: tuple[str, ...] = Field(("*",), min_length=1, description="Glob patterns of dotted layer names.")
+    layers: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "auto",
+        description="Glob patterns of dotted layer names; auto: convolutions, activations, attention, pooling, linear "
+        "layers and the outputs of blocks.",
+    )
+    gradient_images: int = Field(
+        16, ge=1, description="Images of a dataset from whose gradients a network's effective receptive fields come."
+    )
 
 
 class Statistics(Settings):

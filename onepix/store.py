@@ -8,10 +8,13 @@ import platform
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 import onepix
 from onepix.errors import OnepixError
@@ -100,8 +103,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def checked_data(manifest_path: Path) -> Path:
-    """Return the path of a manifest's data, after comparing their digest.
+def checked_data(manifest_path: Path, part: str | None = None) -> Path:
+    """Return the path of a manifest's data, or of a further part of them, after comparing their digest.
 
     Raises
     ------
@@ -109,6 +112,8 @@ def checked_data(manifest_path: Path) -> Path:
         If the data are missing, truncated or altered.
     """
     manifest = read_manifest(manifest_path)
+    if part is not None:
+        manifest = manifest[part]
     data: Path = manifest_path.parent / manifest["data"]
     mend = f"delete {manifest_path} and run the workflow again to remake them"
     if not data.exists():
@@ -142,6 +147,11 @@ def read_tree(path: Path) -> "xr.DataTree":
     import xarray as xr
 
     return xr.open_datatree(path, engine="zarr", chunks={})
+
+
+def across(trees: Sequence["xr.DataTree"], group: str, variable: str) -> npt.NDArray[Any]:
+    """Read a variable of several chunks' trees, joined by image."""
+    return np.concatenate([tree[group or "/"].to_dataset()[variable].values for tree in trees])
 
 
 def _files(path: Path) -> list[Path]:

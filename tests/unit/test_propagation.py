@@ -1,5 +1,7 @@
 """Propagation maps of networks whose maps are known by hand, and against a naive oracle that holds everything."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ from torch import nn
 
 from onepix.engine import logits
 from onepix.errors import OnepixError
+from onepix.layers import operator_of
 from onepix.models import build
 from onepix.models.classifier import Classifier
 from onepix.pixels import Perturbation
-from onepix.propagation import operator_of, propagation_maps
+from onepix.propagation import measures, propagation_maps
 from onepix.receptive_field import receptive_fields
 
 
@@ -29,11 +32,17 @@ def convolution(kernel, **options) -> nn.Conv2d:
 
 
 def follow(classifier, row, column, value, height=5, width=7, channels=1, background=10, **options):
-    """Change one pixel of a plain image and return its maps by layer."""
+    """Change one pixel of a plain image and return its maps and measures by layer."""
     clean = torch.full((1, height, width, channels), background, dtype=torch.uint8)
     attacked = clean.clone()
     attacked[0, row, column] = torch.tensor(value, dtype=torch.uint8)
-    return {layer.name: layer for layer in propagation_maps(classifier, clean, attacked, micro_batch=4, **options)}
+    fields = receptive_fields(classifier.network, (channels, height, width))
+    place = np.array([[row]]), np.array([[column]])
+    found = {}
+    for layer in propagation_maps(classifier, clean, attacked, micro_batch=4, **options):
+        measured = measures(layer, fields.get(layer.name), (height, width), *place)
+        found[layer.name] = SimpleNamespace(**vars(layer) | measured)
+    return found
 
 
 KERNEL = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]
@@ -49,6 +58,15 @@ def test_a_convolution_with_a_known_kernel():
     assert layer.clean_peak.item() == pytest.approx(450)
     assert layer.delta_peak.item() == pytest.approx(18)
     assert layer.reach.item() == pytest.approx(9 / 35)
+    assert layer.reach_1pct.item() == pytest.approx(7 / 35)  # 2 · 1 and 2 · 2 are below 4.5
+    assert layer.delta_energy.item() == pytest.approx(4 * 285)  # 1² + … + 9²
+    assert layer.outside_cone.item() == 0
+    weights = np.arange(9, 0, -1) / 45  # by position, row by row
+    rows, columns = np.repeat([1, 2, 3], 3), np.tile([2, 3, 4], 3)
+    centre = weights @ rows, weights @ columns
+    assert layer.distance.item() == pytest.approx(np.hypot(centre[0] - 2, centre[1] - 3), rel=1e-5)
+    variance = weights @ ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2)
+    assert layer.spread.item() == pytest.approx(np.sqrt(variance), rel=1e-5)
     assert (layer.operator, layer.shape) == ("convolution", (1, 5, 7))
 
 
@@ -79,7 +97,11 @@ def test_stride_and_pooling():
     assert average.maximum[0].nonzero().tolist() == [[1, 2]]
     assert average.delta_peak.item() == pytest.approx(1)
     unseen = follow(classifier_of(nn.MaxPool2d(2)), 3, 5, 4)["0"]  # darker than its neighbours
-    assert unseen.delta_peak.item() == 0
+    assert unseen.delta_peak.item() == unseen.delta_energy.item() == 0
+    assert np.isnan(unseen.distance.item()), "what has died out is nowhere"
+    for layer, distance in ((stride, 0), (average, np.hypot(0.5, 0.5))):  # a 2 × 2 window's centre lies between pixels
+        assert layer.distance.item() == pytest.approx(distance)
+        assert layer.spread.item() == 0
 
 
 def test_linear_and_pooled_layers_have_maps_of_one_position():
@@ -90,6 +112,7 @@ def test_linear_and_pooled_layers_have_maps_of_one_position():
     assert layers["2"].maximum.item() == pytest.approx(3 * 2 * (7 + 2))  # pixel 9 of 35, change 3
     assert layers["2"].mean.item() == pytest.approx((3 + 54) / 2)
     assert layers["2"].reach.item() == 1
+    assert np.isnan([layers["2"].distance.item(), layers["2"].spread.item()]).all(), "there is no space to measure in"
     assert layers["2"].operator == "linear"
 
 
@@ -137,7 +160,7 @@ def naive(classifier, clean, attacked):
                     lambda _m, _i, out, kept=kept, key=(name, moment): kept.__setitem__(key, out.detach().clone())
                 )
                 for name, module in classifier.network.named_modules()
-                if operator_of(module) not in (None, "block")
+                if operator_of(module) in ("convolution", "activation", "pooling", "linear")
             ]
             classifier(batch[image : image + 1])
             for handle in handles:
@@ -193,20 +216,35 @@ def attacked_noise(architecture, height, width, count, channels=3):
 def test_every_change_lies_inside_the_pixels_forward_cone(architecture, height, width, channels):
     classifier, clean, attacked, change = attacked_noise(architecture, height, width, 12, channels)
     fields = receptive_fields(classifier.network, (channels, height, width))
+    rows, columns = change.rows.numpy(), change.columns.numpy()
     inside = spatial = 0
     for layer in propagation_maps(classifier, clean, attacked, micro_batch=8):
         field = fields[layer.name]
         if field is None:
             continue
+        outside = layer.maximum.clone()
         for image in range(len(clean)):
-            outside = layer.maximum[image].clone()
-            cone = field.cone(change.rows[image, 0].item(), change.columns[image, 0].item(), outside.shape)
-            inside += int(outside[cone].count_nonzero())
-            outside[cone] = 0
-            assert outside.count_nonzero() == 0, f"{layer.name} changes outside the cone of image {image}"
+            cone = field.cone(rows[image, 0].item(), columns[image, 0].item(), outside.shape[1:])
+            inside += int(outside[image][cone].count_nonzero())
+            outside[image][cone] = 0
             spatial += 1
+        assert outside.count_nonzero() == 0, f"{layer.name} changes outside the cone"
+        assert measures(layer, field, (height, width), rows, columns)["outside_cone"].tolist() == [0.0] * 12
     assert spatial >= 12 * 4
     assert inside > 0
+
+
+def test_what_lies_outside_the_cone_is_counted():
+    """Held against the cones of other pixels, far away, every changed position is outside."""
+    classifier, clean, attacked, change = attacked_noise("resnet8", 32, 32, 3)
+    layer = propagation_maps(classifier, clean, attacked, layers=("conv1",))[0]
+    field = receptive_fields(classifier.network, (3, 32, 32))["conv1"]
+    far = (change.rows.numpy() + 16) % 32
+    outside = measures(layer, field, (32, 32), far, change.columns.numpy())["outside_cone"]
+    assert outside.tolist() == layer.maximum.count_nonzero((1, 2)).tolist()
+    assert (outside > 0).all()
+    both = np.concatenate([far, change.rows.numpy()], 1), np.repeat(change.columns.numpy(), 2, 1)
+    assert measures(layer, field, (32, 32), *both)["outside_cone"].tolist() == [0.0] * 3, "the cones of two pixels"
 
 
 def test_maps_depend_neither_on_company_nor_on_micro_batches_filled_up():
@@ -237,5 +275,12 @@ def test_layers_by_pattern():
     classifier, clean, attacked, _ = attacked_noise("resnet14", 20, 12, count=1)
     chosen = propagation_maps(classifier, clean, attacked, layers=("layer1.*.relu2", "linear"))
     assert [layer.name for layer in chosen] == ["layer1.0.relu2", "layer1.1.relu2", "linear"]
+    normalised = propagation_maps(classifier, clean, attacked, layers=("layer1.0.bn*", "layer1.0", "layer1"))
+    assert [(layer.name, layer.operator) for layer in normalised] == [
+        ("layer1.0.bn1", "normalisation"),
+        ("layer1.0.bn2", "normalisation"),
+        ("layer1.0", "block"),
+        ("layer1", "container"),
+    ]
     with pytest.raises(OnepixError, match="'conv9' fits no layer of the network; did you mean 'conv1'"):
         propagation_maps(classifier, clean, attacked, layers=("conv9",))
