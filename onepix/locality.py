@@ -1,6 +1,5 @@
 """Locality: how far a successful pixel's neighbours share its vulnerability."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -8,10 +7,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from onepix.config import Statistics
-from onepix.statistics import bootstrap_mean
+from onepix.statistics import bootstrap_mean, resampled
 
-CHUNK = 2**22  # Resampled images at once: bounds the memory.
-PURPOSES = {"draws": 1, "permutations": 2}
+PURPOSES = {"draws": 1, "permutations": 2, "controls": 3, "moves": 4}
 
 
 def neighbour_rates(
@@ -82,7 +80,64 @@ def drawn_flips(
     return drawn[0], drawn[1]
 
 
-def image_stream(seed: int, image_id: int, purpose: Literal["draws", "permutations"]) -> np.random.Generator:
+def drawn_controls(
+    flips: npt.NDArray[np.bool_], image_ids: npt.ArrayLike, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Draw for each image a position at which its colour does not flip the class: the matched control of its attack.
+
+    Parameters
+    ----------
+    flips : ndarray
+        bool, shape (N, y, x).
+    image_ids : array_like
+        int, shape (N,).
+    seed : int
+        With an image's id, it sets that image's draw, whatever the other images.
+
+    Returns
+    -------
+    tuple of ndarray
+        int64, shape (N,) each: rows and columns, uniform over the positions that do not flip; −1 where all flip.
+    """
+    positions = np.full(len(flips), -1)
+    for image, image_id in enumerate(np.asarray(image_ids, dtype=np.int64).tolist()):
+        harmless = np.flatnonzero(~flips[image])
+        if len(harmless):
+            positions[image] = image_stream(seed, image_id, "controls").choice(harmless)
+    rows, columns = np.divmod(positions, flips.shape[2])
+    return np.where(positions < 0, -1, rows), np.where(positions < 0, -1, columns)
+
+
+def drawn_positions(
+    shape: tuple[int, int], rows: npt.ArrayLike, columns: npt.ArrayLike, image_ids: npt.ArrayLike, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Draw for each image a position other than the attacked one, uniformly.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height and width of the images, of at least two positions.
+    rows, columns, image_ids : array_like
+        int, shape (N,): the attacked pixels and the images' ids.
+    seed : int
+        With an image's id, it sets that image's draw.
+
+    Returns
+    -------
+    tuple of ndarray
+        int64, shape (N,) each: rows and columns.
+    """
+    height, width = shape
+    attacked = np.asarray(rows, dtype=np.int64) * width + np.asarray(columns, dtype=np.int64)
+    ids = np.asarray(image_ids, dtype=np.int64).tolist()
+    others = [image_stream(seed, image_id, "moves").integers(height * width - 1) for image_id in ids]
+    drawn = np.array(others, dtype=np.int64).reshape(len(ids))
+    return np.divmod(drawn + (drawn >= attacked), width)
+
+
+def image_stream(
+    seed: int, image_id: int, purpose: Literal["draws", "permutations", "controls", "moves"]
+) -> np.random.Generator:
     """Return an image's own random stream for a purpose; none of them is the one that its attack drew from."""
     # An attack's key is (image id,) or (image id, target), so with three words this is another one.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(image_id, 0, PURPOSES[purpose])))
@@ -150,7 +205,7 @@ def half_distance(
     (length,) = _half_distances(np.ones((1, count)), excess, present)
     if count == 1:
         return float(length), np.nan, np.nan
-    lengths = np.concatenate([_half_distances(w, excess, present) for w in _resampled(count, settings)])
+    lengths = np.concatenate([_half_distances(w, excess, present) for w in resampled(count, settings)])
     known = lengths[~np.isnan(lengths)]
     if len(known) < settings.confidence * len(lengths):
         return float(length), np.nan, np.nan
@@ -172,15 +227,6 @@ def _shares(
     positions = np.bincount(bins, minlength=size).reshape(count, farthest + 1)[:, 1:]
     shares = np.divide(hits, positions, out=np.full(hits.shape, np.nan), where=positions > 0)
     return shares, hits.sum(1) / positions.sum(1)
-
-
-def _resampled(count: int, settings: Statistics) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield how often each image is in each resample, (resamples, images), a chunk of resamples at a time."""
-    stream = np.random.default_rng(settings.seed)
-    most = max(1, CHUNK // count)
-    for first in range(0, settings.resamples, most):
-        rows = min(most, settings.resamples - first)
-        yield stream.multinomial(count, np.full(count, 1 / count), size=rows).astype(np.float64)
 
 
 def _half_distances(

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
-from statsmodels.stats.multitest import multipletests
 
 from onepix.config import Statistics
 from onepix.locality import image_stream
+from onepix.statistics import q_values
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -108,26 +108,6 @@ def regions(flips: npt.NDArray[np.bool_]) -> tuple[Integers, Integers]:
     owners[labels] = np.arange(len(flips))[:, None, None]
     number = np.bincount(owners[1:], minlength=len(flips))
     return number, sizes[labels].max((1, 2), initial=0)
-
-
-def q_values(p_values: npt.ArrayLike) -> Floats:
-    """Return the false discovery rate at which each test would be called significant; NaN where there is no test.
-
-    Parameters
-    ----------
-    p_values : array_like
-        Float, shape (N,), NaN where there is none.
-
-    Notes
-    -----
-    Benjamini and Hochberg, "Controlling the false discovery rate" (1995).
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    q = np.full_like(p, np.nan)
-    tested = ~np.isnan(p)
-    if tested.any():
-        q[tested] = multipletests(p[tested], method="fdr_bh")[1]
-    return q
 
 
 def _tested(name: str, values: Floats | Integers, p_values: Floats) -> dict[str, Floats | Integers]:

@@ -1,39 +1,65 @@
-"""How a pixel change grows from layer to layer."""
+"""How a pixel change grows and moves from layer to layer."""
 
 import itertools
 import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from onepix.figures import style
 
-LEFT, RIGHT = 0.55, 0.08  # Margins beside the plots, in inches.
-WIDTH, HEIGHT = style.DOUBLE - LEFT - RIGHT, 1.35  # Of a plot, in inches.
+Places = npt.NDArray[np.float64]
+
+LEFT, RIGHT = 0.7, 0.08  # Margins beside the plots, in inches.
+WIDTH = style.DOUBLE - LEFT - RIGHT  # Of a plot, in inches.
+TALLEST, LOWEST = 1.05, 0.7  # Heights of a plot, in inches.
+PAGE = 8.9  # Height of the figure, in inches, unless long layer names ask for more.
 GAP = 0.12  # Between the plots, in inches.
+TICKS = 0.42  # Room for the numbers beside a plot, in inches.
 BAND = 0.2  # Opacity.
+APART = 0.03  # Distance of the outcomes where there is only one layer; a plot is then 1 wide.
 PITCH = 0.115  # Least distance of two layer names, in inches.
-PANELS = {"share_of_peak": "share of the original\nmaximum reached", "reach": "share of positions\nchanged"}
+LEAST = 0.01  # That a scale reaches, so that next to nothing does not look like much.
+SHARE_OF_POSITIONS = (0.0, 1.05)
+QUANTITIES = {
+    "share_of_peak": "largest change\n/ clean maximum",
+    "energy": "energy of the\nchange / clean (dB)",
+    "reach": "share of positions\nchanged",
+    "reach_1pct": "share of positions\nchanged by > 1 %",
+    "distance": "distance from the\nattacked pixel (px)",
+    "spread": "spread about its\ncentre (px)",
+}
 OUTCOMES: dict[str, dict[str, Any]] = {
     "success": {"color": style.VERMILLION, "marker": "o", "linestyle": "-"},
     "failure": {"color": style.BLUE, "marker": "s", "linestyle": "--", "markerfacecolor": "white"},
+    "control": {"color": style.GREEN, "marker": "^", "linestyle": ":"},
 }
 
 
 @style.paper_style()
 def growth(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure:
-    """Draw growth by depth: how strong and how wide the change is in each layer, successes against failures.
+    """Draw how strong the change is in each layer, how wide, and where: successes, failures and controls.
 
     Parameters
     ----------
     table : DataFrame
-        A row a layer and outcome: depth (int), layer (str), operator (str), outcome ("success" or "failure"),
-        images (int), share_of_peak and reach with their intervals share_of_peak_low, share_of_peak_high, reach_low and
-        reach_high (float; NaN where there is no interval). An outcome may be absent.
+        A row a layer and outcome: depth (int), layer (str), operator (str), outcome ("success", "failure" or "control":
+        the same change at a position where it does not flip the class), images (int) and six quantities (float), each
+        with its interval (_low, _high):
+
+        - share_of_peak: max |change| in units of the maximum of the clean feature map;
+        - energy: 10 log10 of the change's energy in units of that of the clean feature map (decibels);
+        - reach, reach_1pct: the share of positions changed at all, and by more than 1 % of the clean maximum;
+        - distance: of the change's centre of mass from the attacked pixel (pixels of the image);
+        - spread: root-mean-square distance of the change from its centre of mass (pixels of the image).
+
+        NaN, where a quantity is not defined, leaves a gap. An outcome may be absent, and may have no images.
     title : str
         Above the plots.
     confidence : float
@@ -42,70 +68,132 @@ def growth(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure:
     Returns
     -------
     Figure
-        Two plots over the layers in network order: of the maximum of the layer's original feature map, the share
-        that the change reaches; and the share of the layer's positions that change. A message if the table is empty.
+        Two journal columns wide: a plot a quantity over the layers in network order. A quantity that no layer has gets
+        no plot. A message if no image was followed.
     """
-    if table.empty:
+    if table.empty or table[[*QUANTITIES]].isna().all(axis=None):
         return style.message_figure(f"{title}: no image was followed through the layers")
-    layers = table.drop_duplicates("layer").sort_values("depth", kind="stable")
-    order = list(layers["layer"])
-    names = [_name(layer, operator) for layer, operator in zip(order, layers["operator"], strict=True)]
-    stages = _stages(order)
+    drawn = {quantity: label for quantity, label in QUANTITIES.items() if table[quantity].notna().any()}
+    layers = in_order(table)
+    stages = _stages(layers)
     title = style.wrapped(title, style.LARGE, style.DOUBLE - 2 * style.MARGIN)
     above = 0.16 if stages else 0.05
     top = style.MARGIN + style.height_of(title, style.LARGE) + 0.26 + above
-    foot = max(style.width_of(name, style.SMALL) for name in names) + 0.3
-    figure = Figure((style.DOUBLE, top + 2 * HEIGHT + GAP + foot))
+    foot = foot_of(layers)
+    height = min(TALLEST, max(LOWEST, (PAGE - top - foot) / len(drawn) - GAP))
+    figure = Figure((style.DOUBLE, top + len(drawn) * (height + GAP) - GAP + foot))
     style.add_text(figure, style.MARGIN, style.MARGIN, title, style.LARGE)
-    upper, lower = (style.add_axes(figure, LEFT, top + n * (HEIGHT + GAP), WIDTH, HEIGHT) for n in range(2))
-    step = math.ceil(len(names) * PITCH / WIDTH)
-    for axes, (quantity, label) in zip((upper, lower), PANELS.items(), strict=True):
-        _draw(axes, table, quantity, order, step)
-        _divide(axes, stages)
-        axes.set_ylabel(label)
-        axes.set_xticks(range(0, len(names), step), names[::step], rotation=90)
-    upper.tick_params(labelbottom=False)
-    upper.set_ylim(bottom=0)
-    lower.set_ylim(0, 1.05)
-    lower.set_xlabel("layer, in network order" + (f" (one name in {step} shown)" if step > 1 else ""))
-    _name_stages(upper, stages, len(order))
-    handles = [*upper.get_legend_handles_labels()[0]]
-    if table["reach_low"].notna().any():
+    tops = [top + n * (height + GAP) for n in range(len(drawn))]
+    plots = [style.add_axes(figure, LEFT, place, WIDTH, height) for place in tops]
+    for axes, (quantity, label) in zip(plots, drawn.items(), strict=True):
+        label_layers(axes, layers, WIDTH, named=axes is plots[-1])
+        _draw(axes, table, quantity, list(layers["layer"]))
+        label_values(axes, label, WIDTH)
+    _name_stages(plots[0], stages, len(layers))
+    handles = plots[0].get_legend_handles_labels()[0]
+    if table[[f"{quantity}_low" for quantity in drawn]].notna().any(axis=None):
         handles.append(Patch(color=style.GREY, alpha=BAND, linewidth=0, label=f"{100 * confidence:g} % interval"))
-    anchor = (0, 1 + above / HEIGHT)
-    upper.legend(handles=handles, loc="lower left", bbox_to_anchor=anchor, ncols=3, frameon=False, borderaxespad=0)
+    plots[0].legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1 + above / height),
+        ncols=4,
+        frameon=False,
+        borderaxespad=0,
+        handlelength=3,  # Else dots and dashes do not show beside the marker.
+    )
     return figure
 
 
-def _draw(axes: Axes, table: pd.DataFrame, quantity: str, order: list[str], step: int) -> None:
-    places = np.arange(len(order))
-    for outcome, look in OUTCOMES.items():
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the layers of a table in network order: a row a layer, with depth, layer and operator."""
+    layers = table.drop_duplicates("layer").sort_values("depth", kind="stable")
+    return layers[["depth", "layer", "operator"]]
+
+
+def foot_of(layers: pd.DataFrame) -> float:
+    """Return the room that layer names and the axis label take under a plot, in inches."""
+    return max(style.width_of(name, style.SMALL) for name in _names(layers)) + 0.3
+
+
+def label_layers(axes: Axes, layers: pd.DataFrame, width: float, named: bool) -> None:
+    """Make layers an axis: a place a layer, stages parted, and names as many as there is room for.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where.
+    layers : DataFrame
+        Of `in_order`.
+    width : float
+        Of the plot, in inches.
+    named : bool
+        Whether names stand at the ticks.
+    """
+    names = _names(layers)
+    step = math.ceil(len(names) * PITCH / width)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_xticks(range(0, len(names), step), names[::step], rotation=90)
+    axes.tick_params(labelbottom=named)
+    if named:
+        axes.set_xlabel("layer, in network order" + (f" (one name in {step} shown)" if step > 1 else ""))
+    stages = _stages(layers)
+    for border in sorted({border for _, *borders in stages for border in borders}):
+        axes.axvline(border - 0.5, color=style.GREY, linewidth=0.5, linestyle=":", zorder=0)
+
+
+def label_values(axes: Axes, label: str, width: float) -> None:
+    """Label the vertical axis of a plot `width` inches wide; labels of plots below one another align."""
+    axes.set_ylabel(label)
+    axes.yaxis.set_label_coords(-TICKS / width, 0.5)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def draw_band(axes: Axes, places: Places, low: pd.Series, high: pd.Series, colour: str) -> None:
+    """Draw intervals over consecutive layers as a band, one that stands alone as a line."""
+    axes.fill_between(places, low, high, color=colour, alpha=BAND, linewidth=0)
+    lonely = _alone(low)
+    if lonely.any():  # A band over one layer has no width.
+        axes.vlines(places[lonely], low[lonely], high[lonely], color=colour, linewidth=0.8)
+
+
+def _alone(values: pd.Series) -> npt.NDArray[np.bool_]:
+    """Tell which values have a gap on both sides, so that no line leads to them."""
+    known = np.pad(np.isfinite(values.to_numpy(float)), 1)
+    alone: npt.NDArray[np.bool_] = known[1:-1] & ~known[:-2] & ~known[2:]
+    return alone
+
+
+def _draw(axes: Axes, table: pd.DataFrame, quantity: str, order: list[str]) -> None:
+    step = math.ceil(len(order) * PITCH / WIDTH)
+    outcomes = [outcome for outcome in OUTCOMES if outcome in set(table["outcome"])]
+    for start, outcome in enumerate(outcomes):
+        look = OUTCOMES[outcome]
         rows = table[table["outcome"] == outcome].set_index("layer").reindex(order)
-        if rows["images"].isna().all():
-            continue
-        low, high = rows[f"{quantity}_low"], rows[f"{quantity}_high"]
+        places = np.arange(len(order), dtype=np.float64)
+        if len(order) == 1:  # Side by side, for intervals over one layer have no width.
+            places += APART * (start - (len(outcomes) - 1) / 2)
+        marked = _alone(rows[quantity])
+        marked[start % step :: step] = True  # Not at the same layers as other outcomes, where lines meet.
+        marks = np.flatnonzero(marked).tolist()
         label = f"{outcome}, n = {rows['images'].max():.0f}"
-        axes.plot(places, rows[quantity], label=label, markevery=step, clip_on=False, **look)
-        axes.fill_between(places, low, high, color=look["color"], alpha=BAND, linewidth=0)
-        if len(order) == 1:  # A band over one layer has no width.
-            axes.vlines(places, low, high, color=look["color"], linewidth=0.8)
-    axes.set_xlim(-0.5, len(order) - 0.5)
+        axes.plot(places, rows[quantity], label=label, markevery=marks, clip_on=False, **look)
+        draw_band(axes, places, rows[f"{quantity}_low"], rows[f"{quantity}_high"], look["color"])
+    if quantity.startswith("reach"):
+        axes.set_ylim(SHARE_OF_POSITIONS)
+    elif quantity != "energy":
+        axes.set_ylim(0, max(axes.get_ylim()[1], LEAST))
 
 
-def _stages(order: list[str]) -> list[tuple[str, int, int]]:
+def _stages(layers: pd.DataFrame) -> list[tuple[str, int, int]]:
     """Return runs of layers of one top-level module: its name, its first layer and the one after its last."""
     stages, start = [], 0
-    for name, run in itertools.groupby(order, lambda layer: layer.partition(".")[0]):
+    for name, run in itertools.groupby(layers["layer"], lambda layer: layer.partition(".")[0]):
         stop = start + len(list(run))
         if stop - start > 1:
             stages.append((name, start, stop))
         start = stop
     return stages if len(stages) > 1 else []
-
-
-def _divide(axes: Axes, stages: list[tuple[str, int, int]]) -> None:
-    for border in {border for _, *borders in stages for border in borders}:
-        axes.axvline(border - 0.5, color=style.GREY, linewidth=0.5, linestyle=":", zorder=0)
 
 
 def _name_stages(axes: Axes, stages: list[tuple[str, int, int]], layers: int) -> None:
@@ -115,6 +203,7 @@ def _name_stages(axes: Axes, stages: list[tuple[str, int, int]], layers: int) ->
             axes.text(*place, name, size=style.SMALL, transform=axes.transAxes, ha="center", va="bottom")
 
 
-def _name(layer: str, operator: str) -> str:
-    """Return a layer's name; one that is only a number in its module says nothing without the operator."""
-    return f"{layer} {operator}" if layer.rpartition(".")[2].isdigit() else layer
+def _names(layers: pd.DataFrame) -> list[str]:
+    """Return the layers' names; one that is only a number in its module says nothing without the operator."""
+    pairs = zip(layers["layer"], layers["operator"], strict=True)
+    return [f"{layer} {operator}" if layer.rpartition(".")[2].isdigit() else layer for layer, operator in pairs]

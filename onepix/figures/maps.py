@@ -10,10 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 
 from onepix.figures import panels, style
 
 LABEL = "max over channels of |change| / maximum of the original feature map"
+ALIGNED = f"{LABEL}, averaged over images aligned on the attacked pixel (cross)"
+ARM, OPENING = 3.0, 3.0  # Length of a cross's arms, and least distance of an arm from the cross's middle, in points.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +115,42 @@ def average(layers: Sequence[LayerMap], title: str, colour_map: str) -> Figure:
     return figure
 
 
+@style.paper_style()
+def aligned(layers: Sequence[LayerMap], title: str, colour_map: str) -> Figure:
+    """Draw the average propagation map of each layer around the attacked pixel, coloured and laid out as in `strip`.
+
+    Parameters
+    ----------
+    layers : sequence of LayerMap
+        At least one, in network order; maps averaged over images after shifting each so that the attacked pixel is in
+        the middle; height and width are odd. NaN, where too few images have a position, is drawn grey, and maxima leave
+        it out.
+    title : str
+        Above all panels.
+    colour_map : str
+        A Matplotlib colour map.
+
+    Returns
+    -------
+    Figure
+        A cross, open so that it hides nothing near, marks the attacked pixel in each map of more than one position.
+
+    Raises
+    ------
+    OnepixError
+        If `colour_map` is unknown.
+    """
+    colours = _colours(colour_map)
+    shapes = [layer.values.shape for layer in layers]
+    captions = [_caption(layer, np.fmax) for layer in layers]
+    figure, places = _sheet(title, captions, shapes, colours, ALIGNED)
+    _draw(places, layers, colours)
+    for panel, layer in zip(places, layers, strict=True):
+        if layer.values.size > 1:
+            _cross(panel, layer.values.shape)
+    return figure
+
+
 def _colours(name: str) -> ScalarMappable:
     return ScalarMappable(Normalize(0, 1), style.colour_map(name))
 
@@ -125,20 +165,39 @@ def _sheet(
     return panels.sheet(title, captions, shapes, math.ceil(count / rows), width, bar)
 
 
-def _caption(layer: LayerMap) -> str:
+def _caption(layer: LayerMap, larger: np.ufunc = np.maximum) -> str:
+    """Return a layer's name, size and maximum; `larger` says whether NaN is left out of that (fmax)."""
     height, width = layer.values.shape
     if layer.values.size == 1:
         return f"{layer.name}\n1×1"
-    return f"{layer.name}\n{height}×{width}, max\N{NO-BREAK SPACE}{_maximum(layer)}"
+    maximum = float(larger.reduce(layer.values, axis=None))
+    return f"{layer.name}\n{height}×{width}, max\N{NO-BREAK SPACE}{_rounded(maximum)}"
 
 
-def _maximum(layer: LayerMap) -> str:
-    value = float(layer.values.max())
+def _rounded(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     if 0 < value < 0.005:
         return "<0.01"
     return f"{value:.2f}" if value < 10 else f"{value:.3g}"
+
+
+def _cross(panel: Axes, shape: tuple[int, int]) -> None:
+    """Draw a cross around the middle of a map: white with a black rim, so that it shows on any colour."""
+    box, (height, width) = panel.get_window_extent(), shape
+    pixel = 72 / panel.figure.dpi * min(box.width / width, box.height / height)
+    inner = max(OPENING, pixel / 2 + 1)
+    outer = inner + ARM
+    ends = [(x * far, y * far) for x, y in ((1, 0), (0, 1), (-1, 0), (0, -1)) for far in (inner, outer)]
+    panel.plot(
+        (width - 1) / 2,
+        (height - 1) / 2,
+        marker=Path(ends, [Path.MOVETO, Path.LINETO] * 4),
+        markersize=2 * outer,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        path_effects=[withStroke(linewidth=1.8, foreground="black")],
+    )
 
 
 def _draw(places: Sequence[Axes], layers: Sequence[LayerMap], colours: ScalarMappable) -> None:
@@ -147,4 +206,4 @@ def _draw(places: Sequence[Axes], layers: Sequence[LayerMap], colours: ScalarMap
         if layer.values.size == 1:
             background = colours.to_rgba(layer.values)[0, 0, :3]
             ink = "black" if background @ (0.299, 0.587, 0.114) > 0.5 else "white"
-            panel.text(0, 0, _maximum(layer), size=style.SMALL, color=ink, ha="center", va="center")
+            panel.text(0, 0, _rounded(layer.values.item()), size=style.SMALL, color=ink, ha="center", va="center")

@@ -40,6 +40,7 @@ RESNET20 = {
     **{"layer3": 8, "avgpool": 1, "linear": 1},
 }
 DENSE = {f"features.denseblock{b}.denselayer{n}.conv1": 7 for b in range(4) for n in range(32)}
+QUANTITIES = ("share_of_peak", "energy", "reach", "reach_1pct", "distance", "spread")  # In the order of the plots.
 TITLE = "resnet20 on cifar10, differential_evolution, image 9999: success, with a title that is longer than a line is"
 
 
@@ -117,7 +118,7 @@ def growth_table(names: list[str], successes: int, failures: int) -> pd.DataFram
     ):
         if images:
             row = {"depth": 2 * index, "layer": name, "operator": "ReLU", "outcome": outcome, "images": images}
-            for quantity in ("share_of_peak", "reach"):
+            for quantity in QUANTITIES:
                 low, middle, high = sorted(generator.random(3))
                 row |= {f"{quantity}_low": low if images > 1 else np.nan, quantity: middle}
                 row |= {f"{quantity}_high": high if images > 1 else np.nan}
@@ -317,7 +318,7 @@ def test_an_image_must_be_8_bit():
 def test_growth_shows_the_table():
     table = growth_table([*RESNET20], 12, 88)
     figure = depth.growth(table.sample(frac=1, random_state=0), "title", confidence=0.9)
-    for axes, quantity in zip(figure.axes, ("share_of_peak", "reach"), strict=True):
+    for axes, quantity in zip(figure.axes, QUANTITIES, strict=True):
         lines = [line for line in axes.lines if len(line.get_xdata()) == len(RESNET20)]
         for outcome, line, band in zip(("success", "failure"), lines, axes.collections, strict=True):
             rows = table[table["outcome"] == outcome]
@@ -329,38 +330,38 @@ def test_growth_shows_the_table():
         assert len({(line.get_marker(), line.get_linestyle(), line.get_color()) for line in lines}) == 2
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == ["success, n = 12", "failure, n = 88", "90 % interval"]
-    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == [*RESNET20]
+    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == [*RESNET20]
 
 
 def test_growth_of_one_success_has_no_band():
     figure = depth.growth(growth_table([*LENET], 1, 0), "title")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["success, n = 1"]
     assert not [path for axes in figure.axes for band in axes.collections for path in band.get_paths()]
-    assert [len(axes.lines) for axes in figure.axes] == [1, 1]
+    assert [len(axes.lines) for axes in figure.axes] == [1] * 6
 
 
 def test_growth_over_one_layer_shows_the_interval():
     table = growth_table(["conv1"], 5, 0)
     figure = depth.growth(table, "title")
-    (line,) = (c for c in figure.axes[1].collections if isinstance(c, LineCollection))
+    (line,) = (c for c in figure.axes[2].collections if isinstance(c, LineCollection))
     expected = [[0, table["reach_low"][0]], [0, table["reach_high"][0]]]
     np.testing.assert_array_equal(line.get_segments()[0], expected)
 
 
 def test_many_layers_are_named_now_and_then():
     figure = depth.growth(growth_table([*DENSE], 3, 3), "title")
-    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == [*DENSE][::3]
-    assert figure.axes[1].get_xlabel() == "layer, in network order (one name in 3 shown)"
+    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == [*DENSE][::3]
+    assert figure.axes[-1].get_xlabel() == "layer, in network order (one name in 3 shown)"
 
 
 def test_a_layer_known_by_number_is_named_by_its_operator():
     figure = depth.growth(growth_table(["features.0", "classifier.fc"], 3, 3), "title")
-    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["features.0 ReLU", "classifier.fc"]
+    assert [tick.get_text() for tick in figure.axes[-1].get_xticklabels()] == ["features.0 ReLU", "classifier.fc"]
 
 
 def test_stages_are_parted_and_named():
-    upper, lower = depth.growth(growth_table([*RESNET20], 3, 3), "title").axes
-    for axes in (upper, lower):
+    upper, *others = depth.growth(growth_table([*RESNET20], 3, 3), "title").axes
+    for axes in (upper, *others):
         borders = {line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1}
         assert borders == {1.5, 13.5, 25.5, 38.5}  # After 2 layers, and after 12, 12 and 13 more.
     assert [text.get_text() for text in upper.texts] == ["layer1", "layer2", "layer3"]
@@ -642,7 +643,7 @@ def test_the_users_own_settings_change_nothing(tmp_path):
 
 def test_figures_load_neither_torch_nor_pyplot():
     code = (
-        "import sys; from onepix.figures import depth, distance, locality, maps; "
+        "import sys; from onepix.figures import comparison, depth, distance, locality, maps; "
         "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)

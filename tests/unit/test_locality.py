@@ -18,7 +18,9 @@ from onepix.config import Statistics
 from onepix.engine import logits
 from onepix.locality import (
     distance_profile,
+    drawn_controls,
     drawn_flips,
+    drawn_positions,
     half_distance,
     image_stream,
     neighbour_rates,
@@ -338,3 +340,38 @@ def test_spatial_analyses_do_not_load_torch():
     code = "import sys; import onepix.locality, onepix.spatial; assert 'torch' not in sys.modules"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 6), st.integers(0, 30))
+def test_a_control_does_not_flip(seed, height, width, flipping):
+    stream = np.random.default_rng(seed)
+    flips = np.zeros((3, height, width), bool)
+    for image in range(2):
+        flips[image].flat[stream.permutation(height * width)[:flipping]] = True
+    flips[2] = True
+    rows, columns = drawn_controls(flips, [4, 5, 6], seed)
+    for image in range(3):
+        if flips[image].all():
+            assert (rows[image], columns[image]) == (-1, -1)
+        else:
+            assert not flips[image, rows[image], columns[image]]
+
+
+def test_controls_are_drawn_evenly_and_by_image_alone():
+    flips = np.zeros((3000, 2, 3), bool)
+    flips[:, 1, 2] = True
+    rows, columns = drawn_controls(flips, np.arange(3000), 0)
+    counts = np.bincount(rows * 3 + columns, minlength=6)
+    assert counts[5] == 0
+    assert np.abs(counts[:5] - 600).max() < 4 * np.sqrt(600)
+    one = drawn_controls(flips[7:8], [7], 0)
+    assert (one[0][0], one[1][0]) == (rows[7], columns[7])
+
+
+def test_drawn_positions_are_any_but_the_attacked_one():
+    ids = np.arange(3000)
+    rows, columns = drawn_positions((2, 3), np.ones(3000, int), np.zeros(3000, int), ids, 0)
+    counts = np.bincount(rows * 3 + columns, minlength=6)
+    assert counts[3] == 0
+    assert np.abs(np.delete(counts, 3) - 600).max() < 4 * np.sqrt(600)
+    assert drawn_positions((2, 3), [], [], [], 0)[0].shape == (0,)

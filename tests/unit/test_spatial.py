@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from onepix import spatial
 from onepix.config import Statistics
-from onepix.spatial import morans_i, q_values, regions, spatial_table
+from onepix.spatial import morans_i, regions, spatial_table
+from onepix.statistics import q_values
 
 FEW = Statistics(permutations=199)
 COLUMNS = ["image_id", "flips", "moran_flips", "moran_flips_p", "moran_flips_q"]
@@ -159,20 +160,6 @@ def test_regions_of_no_map():
 
 
 # False discoveries
-
-
-def test_q_values_by_hand():
-    """Sorted, p · n / rank: 0.01·4/1, 0.02·4/2, 0.04·4/3, 0.5·4/4; each the least of its own and those after it."""
-    assert q_values([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.04 * 4 / 3, 0.04, 0.5, 0.04])
-    assert q_values([0.03, 0.029, 0.9]) == pytest.approx([0.045, 0.045, 0.9]), "0.029 · 3 / 1 is above 0.03 · 3 / 2"
-
-
-def test_q_values_leave_out_what_was_not_tested():
-    q = q_values([0.02, np.nan, 0.01, np.nan])
-    assert q[[0, 2]] == pytest.approx([0.02, 0.02])
-    assert np.isnan(q[[1, 3]]).all()
-    assert np.isnan(q_values([np.nan])).all()
-    assert q_values([]).shape == (0,)
 
 
 # Tables

@@ -11,9 +11,7 @@ from onepix.records import SCHEMA, attacked_images, read_records, write_records
 from onepix.spatial import morans_i
 from onepix.statistics import wilson
 from onepix.summary import (
-    average_maps,
     cluster_table,
-    layer_table,
     locality_table,
     neighbourhood_table,
     profile_table,
@@ -176,51 +174,3 @@ def test_neighbourhood_by_hand():
     assert summed["moran_significant"] == (clusters["moran_flips_q"][:2] <= 0.05).mean() == 0.5
     profile = profile_table(trees, settings)
     assert (profile["rate"][0], profile["images"][0]) == (pytest.approx(2 / 3), 3)  # 3 of 3, none of 8, 5 of 5
-
-
-def followed(ids, success, clean, delta, reach) -> xr.DataTree:
-    image = {"image": ids}
-    maps = np.stack([np.array([[value, 0.0], [0.0, value / 2]]) for value in delta]) if ids else np.zeros((0, 2, 2))
-    layer = xr.Dataset(
-        {
-            "max": (("image", "y", "x"), maps),
-            "clean_peak": ("image", np.array(clean, float)),
-            "delta_peak": ("image", np.array(delta, float)),
-            "reach": ("image", np.array(reach, float)),
-        },
-        image,
-        {"layer": "conv1", "operator": "convolution", "depth": 0, "stride": [1, 1], "receptive_field": [3, 5]},
-    )
-    root = xr.Dataset({"success": ("image", np.array(success, bool))}, image)
-    return xr.DataTree.from_dict({"/": root, "/000_conv1": layer})
-
-
-TREES = (
-    followed([0, 1], [True, False], [4.0, 2.0], [1.0, 0.5], [0.5, 0.25]),
-    followed([3], [True], [2.0], [1.5], [1.0]),
-    followed([], [], [], [], []),
-)
-
-
-def test_layer_table_by_hand():
-    table = layer_table(TREES, Statistics()).set_index("outcome")
-    assert table["images"].to_dict() == {"success": 2, "failure": 1}
-    assert table["share_of_peak"].to_dict() == {"success": 0.5, "failure": 0.25}
-    assert table["reach"].to_dict() == {"success": 0.75, "failure": 0.25}
-    assert table.loc["success", ["share_of_peak_low", "share_of_peak_high"]].tolist() == [0.25, 0.75]
-    assert np.isnan(table.loc["failure", "reach_low"])
-    assert table["receptive_field"].tolist() == ["3×5", "3×5"]
-
-
-def test_a_layer_that_is_zero_on_an_image_is_left_out_of_the_share():
-    tree = followed([0, 1], [True, True], [0.0, 2.0], [1.0, 1.0], [1.0, 1.0])
-    table = layer_table([tree], Statistics()).set_index("outcome")
-    assert table.loc["success", "share_of_peak"] == 0.5
-    assert table.loc["success", "images"] == 2
-    np.testing.assert_allclose(average_maps([tree])["conv1"], [[0.5, 0], [0, 0.25]])
-
-
-def test_average_maps_by_hand():
-    """Peaks 1/4, 0.5/2 and 1.5/2 average to 5/12 where the map has its peak, to half of that in the corner across."""
-    np.testing.assert_allclose(average_maps(TREES)["conv1"], [[5 / 12, 0], [0, 5 / 24]])
-    assert np.isnan(average_maps(TREES[2:])["conv1"]).all()

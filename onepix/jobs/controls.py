@@ -1,0 +1,40 @@
+"""Follow the matched controls of one chunk's successes through every layer."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from onepix.jobs import read_images, read_settings
+from onepix.jobs.propagate import Propagate, follow
+from onepix.locality import drawn_controls
+from onepix.store import checked_data, read_tree
+
+
+class Controls(Propagate):
+    """What the job needs to know."""
+
+    seed: int
+
+
+def run(settings: str, dataset: Path, network: Path, locality: Path, output: Path) -> None:
+    """Write the propagation maps of the controls as zarr, and their manifest `output`.
+
+    A control is the colour of a success at a position of the same image, drawn from those that do not flip the class.
+    """
+    job = read_settings(Controls, settings)
+    images = read_images(dataset)
+    successes = read_tree(checked_data(locality)).to_dataset().load()
+    rows, columns = drawn_controls(successes["flips"].values, successes["image"].values, job.seed)
+    exists = rows >= 0
+    colours, chosen = successes["colour"].values[exists], successes.isel(image=exists)
+    root = xr.Dataset(
+        {
+            "target": chosen["target"],
+            "row": (("image", "pixel"), rows[exists, None]),
+            "column": (("image", "pixel"), columns[exists, None]),
+        }
+    )
+    changed = images.images[images.places(root["image"].values)].copy()
+    changed[np.arange(len(changed)), rows[exists], columns[exists]] = colours
+    follow(job, images, changed, root, output, dataset=dataset, network=network, locality=locality)
