@@ -1,0 +1,91 @@
+"""Try the successes of other networks on one network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from onepix.config import Engine, Settings
+from onepix.engine import choose_device, choose_micro_batch, keep_memory, logits
+from onepix.errors import OnepixError
+from onepix.jobs import read_images, read_settings
+from onepix.jobs.tables import write_csv
+from onepix.locality import drawn_positions
+from onepix.models.weights import load_network_file
+from onepix.records import attacked_images, read_records
+from onepix.store import checked_data
+
+Pictures = npt.NDArray[np.uint8]
+
+
+class Transfer(Settings):
+    """What the job needs to know."""
+
+    target: str
+    seed: int
+    engine: Engine
+
+
+def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], output: Path) -> None:
+    """Write as CSV whether the network misclassifies what flipped another one.
+
+    Parameters
+    ----------
+    settings : str
+        `Transfer` as JSON.
+    dataset, network : Path
+        Manifests.
+    attack : sequence of Path
+        Manifests of attack records of other networks, in …/NETWORK/ATTACK/attack/.
+    output : Path
+        A row an image, source and target network, for images that the target network classifies correctly: image_id,
+        source, target, flips (the source's successful image is misclassified), moved (so is the same colour at another
+        position of the image, drawn at random).
+    """
+    job = read_settings(Transfer, settings)
+    keep_memory()
+    device = choose_device(job.engine.device)
+    images = read_images(dataset)
+    classifier = load_network_file(checked_data(network), device)
+    micro_batch = choose_micro_batch(job.engine.micro_batch, device, *images.images.shape[1:3])
+
+    def seen(pictures: Pictures) -> npt.NDArray[np.int64]:
+        given = torch.from_numpy(pictures).to(device)
+        classes: npt.NDArray[np.int64] = logits(classifier, given, micro_batch).argmax(1).cpu().numpy()
+        return classes
+
+    parts = []
+    for manifest in attack:
+        successes = _successes(manifest)
+        places = images.places(successes["image_id"])
+        clean, labels = images.images[places], images.labels[places]
+        part = pd.DataFrame(
+            {
+                "image_id": successes["image_id"],
+                "source": manifest.parents[2].name,
+                "target": job.target,
+                "flips": seen(attacked_images(clean, successes)) != labels,
+                "moved": seen(_moved(clean, successes, job.seed)) != labels,
+            }
+        )
+        parts.append(part[seen(clean) == labels])
+    write_csv(pd.concat(parts, ignore_index=True), output)
+
+
+def _successes(manifest: Path) -> pd.DataFrame:
+    records = read_records([checked_data(manifest)])
+    successes = records[records["success"].fillna(False).astype(bool)]
+    if (successes["rows"].str.len() > 1).any():
+        raise OnepixError(f"{manifest}: several pixels were changed; sharing is analysed for one-pixel attacks")
+    return successes
+
+
+def _moved(clean: Pictures, successes: pd.DataFrame, seed: int) -> Pictures:
+    """Return the images with each success's colour at another position."""
+    row, column = (successes[name].str[0].to_numpy(np.int64) for name in ("rows", "columns"))
+    there = drawn_positions((clean.shape[1], clean.shape[2]), row, column, successes["image_id"], seed)
+    rows, columns = (pd.Series([[place] for place in axis], successes.index, dtype=object) for axis in there)
+    return attacked_images(clean, successes.assign(rows=rows, columns=columns))
