@@ -3,6 +3,7 @@ include: "workflow/rules/fetch.smk"
 include: "workflow/rules/attack.smk"
 include: "workflow/rules/propagation.smk"
 include: "workflow/rules/locality.smk"
+include: "workflow/rules/sharing.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/report.smk"
 

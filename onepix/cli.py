@@ -23,6 +23,8 @@ Settings = Annotated[str, typer.Option(help="The job's settings as JSON.")]
 Manifest = Annotated[Path, typer.Option(help="Manifest of a fetched dataset or network, or of attack records.")]
 Manifests = Annotated[list[Path], typer.Option(help="One manifest a chunk; repeat the option.")]
 PositionMaps = Annotated[list[Path] | None, typer.Option(help="One manifest a chunk; none for several pixels.")]
+Table = Annotated[Path, typer.Option(help="A gathered table, CSV.")]
+Tables = Annotated[list[Path], typer.Option(help="CSV; repeat the option.")]
 Output = Annotated[Path, typer.Option(help="What to write.")]
 Cifar10 = Annotated[Path, typer.Option(help="The folder that fetch-cifar10 made.")]
 
@@ -128,13 +130,58 @@ def locality(settings: Settings, dataset: Manifest, network: Manifest, attack: M
 
 
 @app.command()
+def propagate_controls(
+    settings: Settings, dataset: Manifest, network: Manifest, locality: Manifest, output: Output
+) -> None:
+    """Follow the matched controls of one chunk's successes through every layer."""
+    from onepix.jobs import controls
+
+    controls.run(settings, dataset, network, locality, output)
+
+
+@app.command()
+def find_receptive_fields(settings: Settings, dataset: Manifest, network: Manifest, output: Output) -> None:
+    """Find the receptive fields of one network, by its geometry and by gradient."""
+    from onepix.jobs import fields
+
+    fields.run(settings, dataset, network, output)
+
+
+@app.command()
+def transfer(settings: Settings, dataset: Manifest, network: Manifest, attack: Manifests, output: Output) -> None:
+    """Try the successes of other networks on one network."""
+    from onepix.jobs import transfer
+
+    transfer.run(settings, dataset, network, attack, output)
+
+
+@app.command()
+def share(
+    settings: Settings,
+    transfer: Annotated[list[Path], typer.Option(help="CSV that transfer wrote; repeat the option.")],
+    output: Output,
+    locality: PositionMaps = None,
+    scan: Annotated[list[Path] | None, typer.Option(help="Manifests of the records of whole scans.")] = None,
+) -> None:
+    """Write the table of what networks share."""
+    from onepix.jobs import share
+
+    share.run(settings, transfer, locality or [], scan or [], output)
+
+
+@app.command()
 def summarise(
-    settings: Settings, attack: Manifests, propagation: Manifests, output: Output, locality: PositionMaps = None
+    settings: Settings,
+    attack: Manifests,
+    propagation: Manifests,
+    output: Output,
+    locality: PositionMaps = None,
+    controls: PositionMaps = None,
 ) -> None:
     """Write the tables of one run into a folder."""
     from onepix.jobs import summarise
 
-    summarise.run(settings, attack, propagation, locality or [], output)
+    summarise.run(settings, attack, propagation, locality or [], controls or [], output)
 
 
 @app.command()
@@ -153,31 +200,48 @@ def draw(
 
 
 @app.command()
-def gather_tables(table: Annotated[list[Path], typer.Option(help="CSV; repeat the option.")], output: Output) -> None:
+def gather_tables(table: Tables, output: Output) -> None:
     """Write the tables of all runs one below the other."""
     from onepix.jobs import gather
 
-    gather.run_table(table, output)
+    gather.run(table, output)
 
 
 @app.command()
-def draw_locality_chart(
-    settings: Settings, table: Annotated[Path, typer.Option(help="The gathered locality table.")], output: Output
-) -> None:
+def draw_locality_chart(settings: Settings, table: Table, output: Output) -> None:
     """Draw the locality chart of all runs."""
-    from onepix.jobs import gather
+    from onepix.jobs import draw_all
 
-    gather.run_chart(settings, table, output)
+    draw_all.run_chart(settings, table, output)
 
 
 @app.command()
-def draw_distance_profile(
-    settings: Settings, table: Annotated[Path, typer.Option(help="The gathered profile table.")], output: Output
-) -> None:
+def draw_distance_profile(settings: Settings, table: Table, output: Output) -> None:
     """Draw the distance profiles of all runs."""
-    from onepix.jobs import gather
+    from onepix.jobs import draw_all
 
-    gather.run_profile(settings, table, output)
+    draw_all.run_profile(settings, table, output)
+
+
+@app.command()
+def draw_receptive_fields(
+    settings: Settings,
+    table: Table,
+    neighbourhood: Annotated[Path, typer.Option(help="The gathered neighbourhood table.")],
+    output: Output,
+) -> None:
+    """Draw the receptive fields of all networks beside the length scale of their weakness."""
+    from onepix.jobs import draw_all
+
+    draw_all.run_receptive_fields(settings, table, neighbourhood, output)
+
+
+@app.command()
+def draw_sharing(settings: Settings, table: Table, output: Output) -> None:
+    """Draw what networks share."""
+    from onepix.jobs import share
+
+    share.run_draw(settings, table, output)
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """Draw the figures of one run."""
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,19 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from onepix.config import UNTARGETED, Figures, Settings, nearest
+from onepix.config import UNTARGETED, Figures, Settings, fits, nearest
+from onepix.depth import aligned_maps, average_maps
 from onepix.errors import OnepixError
+from onepix.figures.comparison import comparison
 from onepix.figures.depth import growth
 from onepix.figures.locality import PositionMap, position_maps
-from onepix.figures.maps import LayerMap, average, strip
+from onepix.figures.maps import LayerMap, aligned, average, strip
 from onepix.figures.style import message_figure, paper_style, save
 from onepix.images import ImageSet
 from onepix.jobs import read_images, read_settings
-from onepix.jobs.summarise import read_csv
+from onepix.jobs.tables import read_csv
 from onepix.records import attacked_images, read_records
 from onepix.store import checked_data, read_tree
-from onepix.summary import average_maps
 
 
 class Draw(Settings):
@@ -54,8 +54,11 @@ def run(
         f"strip_{wanted}": lambda wanted=wanted: _strip(job, wanted, images, attacked, trees)  # type: ignore[misc]
         for wanted in map(str, job.figures.strips)
     }
+    layers, compared, separation = (read_csv(tables / f"{name}.csv") for name in ("layers", "comparison", "separation"))
     figures["average_propagation"] = lambda: _average(job, len(attacked), trees)
-    figures["growth_by_depth"] = lambda: growth(read_csv(tables / "layers.csv"), job.title, job.confidence)
+    figures["average_aligned"] = lambda: _aligned(job, attacked, trees)
+    figures["growth_by_depth"] = lambda: growth(layers, job.title, job.confidence)
+    figures["comparison"] = lambda: comparison(compared, separation, job.title, job.confidence)
     figures["position_maps"] = lambda: _position_maps(job, images, attacked, positions)
     for name, drawn in figures.items():
         with paper_style():
@@ -126,9 +129,19 @@ def _average(job: Draw, attacked: int, trees: Sequence[xr.DataTree]) -> Figure:
     return average(_layers(job, average_maps(trees)), title, job.figures.colour_map)
 
 
+def _aligned(job: Draw, attacked: pd.DataFrame, trees: Sequence[xr.DataTree]) -> Figure:
+    if attacked["rows"].str.len().max() > 1:
+        return message_figure("Maps are aligned on the attacked pixel; here, several pixels were changed.")
+    maps = aligned_maps(trees)
+    if not maps:
+        return message_figure("No map to align: no image was attacked, or no layer has space.")
+    title = f"{job.title}: average over {len(attacked)} attacked images, aligned on the attacked pixel"
+    return aligned(_layers(job, maps), title, job.figures.colour_map)
+
+
 def _layers(job: Draw, maps: dict[str, npt.NDArray[Any]]) -> list[LayerMap]:
     patterns = job.figures.strip_layers
-    chosen = [name for name in maps if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    chosen = [name for name in maps if fits(name, patterns)]
     if not chosen:
         raise OnepixError(
             f"figures.strip_layers: {', '.join(patterns)} fits no stored layer of {job.network}; "

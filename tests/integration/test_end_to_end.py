@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from conftest import ROOT
 from PIL import Image
 
 from onepix.engine import choose_micro_batch, logits
@@ -70,7 +74,7 @@ def test_records_tell_what_the_network_says(records, images, classifier, network
 
 
 def test_manifests(run, network):
-    for stage in ("attack", "propagation", "locality"):
+    for stage in ("attack", "propagation", "locality", "controls"):
         for chunk in RUNS[network][1]:
             manifest = read_manifest(run / stage / f"{chunk}.json")
             assert manifest["device"]
@@ -89,17 +93,72 @@ def test_propagation_maps(run, records, network):
             layer = node.load().to_dataset()
             assert node.attrs["depth"] == depth
             assert name == f"{depth:03d}_{node.attrs['layer']}"
-            assert set(node.attrs) == {"layer", "operator", "depth", "output_shape", "receptive_field", "stride"}
+            assert set(node.attrs) == {"layer", "operator", "depth", "output_shape", "spatial"} | {
+                "receptive_field",
+                "receptive_field_start",
+                "stride",
+            }
             assert layer["max"].dims == layer["mean"].dims == ("image", "y", "x")
             shape = node.attrs["output_shape"]
             assert layer["max"].shape[1:] == (tuple(shape[1:]) if len(shape) == 3 else (1, 1))
-            assert not any(np.isnan(layer[variable]).any() for variable in layer)
+            undefined = {variable for variable in layer if np.isnan(layer[variable]).any()}
+            assert undefined <= ({"distance", "spread"} if not node.attrs["spatial"] else set())
+            assert not layer["outside_cone"].any(), "no change outside the pixel's theoretical forward cone"
+            assert (layer["reach_1pct"] <= layer["reach"]).all()
             assert (layer["max"] >= layer["mean"]).all()
             np.testing.assert_array_equal(layer["max"].max(("y", "x")), layer["delta_peak"])
             np.testing.assert_allclose((layer["max"] > 0).mean(("y", "x")), layer["reach"], rtol=1e-6)
     together = xr.concat([tree.to_dataset() for tree in trees], dim="image")
     assert together["image"].values.tolist() == attacked["image_id"].tolist()
     assert together["success"].values.tolist() == attacked["success"].tolist()
+
+
+def test_controls_are_the_same_colour_where_it_does_not_flip(run, records, images, classifier, network):
+    successes = records[records["success"].fillna(False).astype(bool)].set_index("image_id")
+    found = []
+    for chunk in RUNS[network][1]:
+        tree = read_tree(checked_data(run / "controls" / f"{chunk}.json")).load()
+        for place, image in enumerate(tree["image"].values.tolist()):
+            moved = images.select([image]).images.copy()
+            row, column = int(tree["row"][place, 0]), int(tree["column"][place, 0])
+            moved[0, row, column] = successes.loc[image, "values"][0]
+            assert ([row], [column]) != (list(successes.loc[image, "rows"]), list(successes.loc[image, "columns"]))
+            assert int(logits(classifier, torch.from_numpy(moved), 64).argmax()) == successes.loc[image, "label"]
+            found.append(image)
+        for node in tree.children.values():
+            assert not node["outside_cone"].any()
+    assert found == successes.index.tolist(), "every success has a control"
+
+
+def test_transfer_is_what_the_other_network_says(finished_study, images):
+    other = {"lenet": "resnet20", "resnet20": "lenet"}
+    for target, source in other.items():
+        folder = finished_study.folder / "results/sample"
+        table = pd.read_csv(folder / target / "de/transfer.csv")
+        network = load_network_file(checked_data(finished_study.folder / f"data/networks/{target}/manifest.json"))
+        records = read_records([checked_data(folder / source / "de/attack" / f"{c}.json") for c in RUNS[source][1]])
+        successes = records[records["success"].fillna(False).astype(bool)]
+        originals = images.select(successes["image_id"].tolist())
+        clean, seen = (
+            logits(network, torch.from_numpy(pictures), 64).argmax(1).numpy()
+            for pictures in (originals.images, attacked_images(originals.images, successes))
+        )
+        right = clean == originals.labels
+        assert table["image_id"].tolist() == originals.ids[right].tolist()
+        assert table["flips"].tolist() == (seen != originals.labels)[right].tolist()
+        sharing = pd.read_csv(finished_study.folder / "results/sharing/sample/de.csv")
+        row = sharing[(sharing["source"] == source) & (sharing["target"] == target)].iloc[0]
+        assert row["successes"] == right.sum()
+        assert row["transfer"] == pytest.approx(table["flips"].mean())
+
+
+def test_receptive_fields(finished_study, network):
+    table = pd.read_csv(finished_study.folder / f"results/sample/{network}/receptive_fields.csv")
+    assert len(table) == RUNS[network][2]
+    assert table["theoretical"][0] == {"lenet": 5, "resnet20": 3}[network]
+    known = table["theoretical"].notna()
+    assert (table["effective"][known] <= table["theoretical"][known] + 1e-6).all()
+    assert table["effective"].iloc[-1] > table["effective"][0]
 
 
 def test_several_chunks_join_as_one_lazy_tree(finished_study):
@@ -146,9 +205,10 @@ def test_tables(finished_study, run, records, network):
     assert success["attacks"].tolist() == [len(attacked)]
     assert success["success_rate"].item() == pytest.approx(attacked["success"].astype(bool).mean(), rel=1e-5)
     assert success["queries_total"].item() == attacked["queries"].sum()
-    assert len(layers) == 2 * RUNS[network][2]
+    assert len(layers) == 3 * RUNS[network][2]
+    assert (layers["outside_cone"] == 0).all()
     trees = [read_tree(path) for path in sorted((run / "propagation").glob("*.zarr"))]
-    for _, row in layers.iterrows():
+    for _, row in layers[layers["outcome"] != "control"].iterrows():
         share, reach = [], []
         for tree in trees:
             layer = tree[f"{row['depth']:03d}_{row['layer']}"].to_dataset()
@@ -167,6 +227,31 @@ def test_tables(finished_study, run, records, network):
         "one position",
     ]
     assert locality["rate"][0] == pytest.approx(success["success_rate"].item(), rel=1e-5)
+
+
+def test_tables_of_the_comparison(finished_study, run, records, network):
+    tables = finished_study.folder / "results/tables"
+    comparison, claims, separation = (
+        table[table["network"] == network].reset_index(drop=True)
+        for table in (pd.read_csv(tables / f"{name}.csv") for name in ("comparison", "claims", "separation"))
+    )
+    assert len(comparison) == 2 * 6 * RUNS[network][2]
+    assert len(separation) == 2 * 6
+    trees = [read_tree(path).load() for path in sorted((run / "propagation").glob("*.zarr"))]
+    controls = [read_tree(path).load() for path in sorted((run / "controls").glob("*.zarr"))]
+    chosen = comparison[(comparison["against"] == "control") & (comparison["measure"] == "spread")]
+    for _, row in chosen.iterrows():
+        name = f"{row['depth']:03d}_{row['layer']}"
+        by_image = [
+            {int(i): float(v) for tree in group for i, v in zip(tree["image"], tree[name]["spread"], strict=True)}
+            for group in (trees, controls)
+        ]
+        differences = [by_image[0][image] - by_image[1][image] for image in by_image[1]]
+        if not np.isnan(differences).any():
+            assert row["difference"] == pytest.approx(np.mean(differences), rel=1e-4, abs=1e-6)
+    first = claims.iloc[0]
+    assert first["images"] == records["eligible"].sum()
+    assert set(claims["verdict"]) <= {"confirmed", "refuted", "undecided"}
 
 
 def test_tables_of_the_locality_analysis(finished_study, run, records, network):
@@ -188,10 +273,12 @@ def test_tables_of_the_locality_analysis(finished_study, run, records, network):
 
 
 def test_figures(finished_study, run):
-    names = ["strip_success", "strip_failure", "average_propagation", "growth_by_depth", "position_maps"]
-    stems = [run / "figures" / name for name in names] + [
-        finished_study.folder / "results/figures" / name for name in ("locality_chart", "distance_profile")
+    names = ["strip_success", "strip_failure", "average_propagation", "average_aligned", "growth_by_depth"]
+    stems = [run / "figures" / name for name in [*names, "comparison", "position_maps"]] + [
+        finished_study.folder / "results/figures" / name
+        for name in ("locality_chart", "distance_profile", "receptive_fields")
     ]
+    stems.append(finished_study.folder / "results/sharing/sample/de")
     for stem in stems:
         with Image.open(stem.with_suffix(".png")) as picture:
             picture.verify()
@@ -203,9 +290,25 @@ def test_the_report_holds_every_figure_and_table(finished_study):
     run = finished_study.snakemake("--report", "report.html")
     assert run.returncode == 0, run.stdout
     text = (finished_study.folder / "report.html").read_text()
-    for name in ("strip_success.png", "growth_by_depth.png", "locality_chart.png", "success.csv", "layers.csv"):
+    for name in ("strip_success.png", "growth_by_depth.png", "locality_chart.png", "success.csv", "claims.csv"):
         assert name in text
     assert re.search(r"Propagation maps|propagation map of each layer", text)
+
+
+def test_the_results_page_takes_its_tables_from_a_study(finished_study, tmp_path):
+    shutil.copy(ROOT / "docs/results.py", tmp_path)
+    page = tmp_path / "results.md"
+    page.write_text("Before.\n\n<!-- tables: begin -->\nold\n<!-- tables: end -->\n\nAfter.\n")
+    command = [sys.executable, tmp_path / "results.py", finished_study.folder / "results"]
+    run = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr
+    text = page.read_text()
+    assert text.startswith("Before.")
+    assert text.endswith("After.\n")
+    assert "old" not in text
+    success = pd.read_csv(finished_study.folder / "results/tables/success.csv").iloc[0]
+    assert f"| lenet | de | 8 | {100 * success['accuracy']:.1f} % | {success['attacks']} |" in text
+    assert "| the change reaches the last layer | resnet20 | de | 4 |" in text
 
 
 def test_a_second_run_does_nothing(finished_study):

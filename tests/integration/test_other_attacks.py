@@ -19,8 +19,13 @@ ATTACKS = {
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     study = new_study(tmp_path_factory.mktemp("others") / "study")
-    runs = [{"dataset": "sample", "networks": ["lenet"], "attacks": list(ATTACKS), "images": "0-4"}]
-    run = study.snakemake(config={**Study.CONFIG, "attacks": ATTACKS, "runs": runs, "images_per_job": 5})
+    runs = [
+        {"dataset": "sample", "networks": ["lenet"], "attacks": list(ATTACKS), "images": "0-4"},
+        {"dataset": "sample", "networks": ["twin"], "attacks": ["scan"], "images": "0-4"},
+    ]
+    networks = {name: {"architecture": "lenet"} for name in ("lenet", "twin")}
+    config = {**Study.CONFIG, "networks": networks, "attacks": ATTACKS, "runs": runs, "images_per_job": 5}
+    run = study.snakemake(config=config)
     assert run.returncode == 0, run.stdout
     return study
 
@@ -43,23 +48,47 @@ def test_a_scan_leaves_its_position_maps(study):
         assert maps["flips"][index, colour, record["rows"][0], record["columns"][0]]
 
 
+def table_of_lenet(study, name):
+    table = pd.read_csv(study.folder / f"results/tables/{name}.csv")
+    return table[table["network"] == "lenet"].drop(columns="network")
+
+
+def test_equal_networks_share_everything(study):
+    """The twin has the same weights: every success flips it too, and the scans' maps are the same."""
+    sharing = pd.read_csv(study.folder / "results/sharing/sample/scan.csv")
+    assert sharing[["source", "target"]].to_numpy().tolist() == [["lenet", "twin"], ["twin", "lenet"]]
+    assert sharing["successes"].tolist() == sharing["images"].tolist() == [3, 3]
+    assert sharing["transfer"].tolist() == sharing["jaccard"].tolist() == [1, 1]
+    assert (sharing["chance"] < 0.5).all()
+    assert (sharing["moved"] < 1).all()
+    assert not (study.folder / "results/sharing/sample/three.csv").exists(), "no other network is attacked so"
+
+
+def test_attacks_of_several_pixels_have_no_controls(study):
+    comparison = table_of_lenet(study, "comparison")
+    against = comparison.groupby("attack")["against"].unique().apply(set).to_dict()
+    assert against == {"scan": {"failure", "control"}, "three": {"failure"}, "aimed": {"failure", "control"}}
+    maps = xr.open_datatree(study.folder / "results/sample/lenet/three/propagation/000000-000004.zarr", engine="zarr")
+    assert maps.sizes["pixel"] == 3
+    assert not maps["000_conv1"]["outside_cone"].any(), "the cones of three pixels"
+
+
 def test_tables_name_each_attack_and_both_readings(study):
-    tables = study.folder / "results/tables"
-    success = pd.read_csv(tables / "success.csv").set_index("attack")
+    success = table_of_lenet(study, "success").set_index("attack")
     correct = success.loc["scan", "correct"]
     assert success["attacks"].to_dict() == {"scan": correct, "three": correct, "aimed": 9 * correct}
     assert success["any_target_rate"].isna().to_dict() == {"scan": True, "three": True, "aimed": False}
     assert success.loc["aimed", "any_target_rate"] >= success.loc["aimed", "success_rate"]
     assert success.loc["aimed", "class_flip_rate"] >= success.loc["aimed", "any_target_rate"]
     assert 0 < success.loc["scan", "class_flip_rate"] == success.loc["scan", "success_rate"]
-    locality = pd.read_csv(tables / "locality.csv")
+    locality = table_of_lenet(study, "locality")
     changes = locality.groupby("attack", sort=False)["change"].apply(list).to_dict()
     assert changes["three"] == ["original attack"], "where three pixels would be moved to is not defined"
     assert changes["scan"] == changes["aimed"]
     assert len(changes["scan"]) == 5
-    profile = pd.read_csv(tables / "profile.csv")
+    profile = table_of_lenet(study, "profile")
     assert set(profile["attack"]) == {"scan", "aimed"}
-    neighbourhood = pd.read_csv(tables / "neighbourhood.csv").set_index("attack")
+    neighbourhood = table_of_lenet(study, "neighbourhood").set_index("attack")
     assert neighbourhood["images"].to_dict() == {"scan": 3, "three": 0, "aimed": 2}
 
 
@@ -80,5 +109,5 @@ def test_propagation_maps_have_an_entry_a_target(study):
 
 def test_every_figure_is_drawn(study):
     for attack in ATTACKS:
-        for name in ("strip_success", "strip_failure", "average_propagation", "growth_by_depth", "position_maps"):
+        for name in ("strip_success", "average_propagation", "average_aligned", "comparison", "position_maps"):
             assert (study.folder / f"results/sample/lenet/{attack}/figures/{name}.png").stat().st_size > 1000

@@ -32,7 +32,7 @@ CONFIG = read_config()
 DATA, RESULTS = CONFIG.data, CONFIG.results
 LIBRARY = Path(os.path.relpath(Path(onepix.__file__).parent))  # relative, so that a study can be moved
 
-STAGES = ("attack", "propagation", "locality")
+STAGES = ("attack", "propagation", "locality", "controls")
 # (dataset, network, attack) → image ids
 RUNS = {
     (run.dataset, network, attack): run.image_ids
@@ -40,15 +40,56 @@ RUNS = {
     for network in run.networks
     for attack in run.attacks
 }
-RUN_TABLES = ("success.csv", "layers.csv", "locality.csv", "profile.csv", "clusters.csv", "neighbourhood.csv")
+RUN_TABLES = [
+    f"{name}.csv"
+    for name in (
+        "success",
+        "claims",
+        "layers",
+        "comparison",
+        "separation",
+        "locality",
+        "profile",
+        "clusters",
+        "neighbourhood",
+    )
+]
 STRIPS = [f"strip_{wanted}" for wanted in CONFIG.figures.strips]
 FIGURE_SETTINGS = {"figures": CONFIG.figures, "confidence": CONFIG.statistics.confidence}
-RUN_FIGURES = [*STRIPS, "average_propagation", "growth_by_depth", "position_maps"]
+RUN_FIGURES = [
+    *STRIPS,
+    "average_propagation",
+    "average_aligned",
+    "growth_by_depth",
+    "comparison",
+    "position_maps",
+]
 
-TABLES = [f"{RESULTS}/tables/{table}" for table in RUN_TABLES]
+
+def single_pixel(attack):
+    """Tell whether an attack changes one pixel; where a change of several would be moved to is not defined."""
+    return getattr(CONFIG.attacks[attack], "pixels", 1) == 1
+
+
+def networks_of(dataset, attack):
+    """Return the networks that are attacked so, in the order of the configuration."""
+    return [run[1] for run in RUNS if run[::2] == (dataset, attack)]
+
+
+# (dataset, attack) of runs that several networks share, each image attacked once
+SHARED = [
+    (dataset, attack)
+    for dataset, attack in dict.fromkeys(run[::2] for run in RUNS)
+    if len(networks_of(dataset, attack)) > 1 and single_pixel(attack) and CONFIG.attacks[attack].target is None
+]
+
+TABLES = [
+    *(f"{RESULTS}/tables/{table}" for table in [*RUN_TABLES, "receptive_fields.csv"]),
+    *(f"{RESULTS}/sharing/{dataset}/{attack}.csv" for dataset, attack in SHARED),
+]
 FIGURES = [
-    f"{RESULTS}/figures/locality_chart.png",
-    f"{RESULTS}/figures/distance_profile.png",
+    *(f"{RESULTS}/figures/{name}.png" for name in ("locality_chart", "distance_profile", "receptive_fields")),
+    *(f"{RESULTS}/sharing/{dataset}/{attack}.png" for dataset, attack in SHARED),
     *(f"{RESULTS}/{'/'.join(run)}/figures/{name}.png" for run in RUNS for name in RUN_FIGURES),
 ]
 
@@ -74,11 +115,59 @@ def manifests(stage):
 
     def of_run(wildcards):
         run = (wildcards.dataset, wildcards.network, wildcards.attack)
-        if stage == "locality" and getattr(CONFIG.attacks[wildcards.attack], "pixels", 1) > 1:
-            return []  # where a change of several pixels would be moved to is not defined
-        return [f"{RESULTS}/{'/'.join(run)}/{stage}/{chunk}.json" for chunk in chunks(*run)]
+        if stage in ("locality", "controls") and not single_pixel(wildcards.attack):
+            return []
+        return manifests_of(stage, *run)
 
     return of_run
+
+
+def manifests_of(stage, *run):
+    """Return the manifests of all chunks of a run at a stage."""
+    return [f"{RESULTS}/{'/'.join(run)}/{stage}/{chunk}.json" for chunk in chunks(*run)]
+
+
+def attacks_of_others(wildcards):
+    """Return the attacks on the other networks of a dataset and attack."""
+    pair = (wildcards.dataset, wildcards.attack)
+    return [
+        manifest
+        for network in networks_of(*pair)
+        if network != wildcards.network
+        for manifest in manifests_of("attack", pair[0], network, pair[1])
+    ]
+
+
+def vulnerable(kind):
+    """Return an input function: where a network's vulnerable positions stand, for whole scans and for other attacks."""
+
+    def of_all_networks(wildcards):
+        settings = CONFIG.attacks[wildcards.attack]
+        whole_scan = settings.method == "scan" and settings.stop == "all"
+        if whole_scan != (kind == "scan"):
+            return []
+        return [
+            manifest
+            for network in networks_of(wildcards.dataset, wildcards.attack)
+            for manifest in manifests_of(
+                "attack" if whole_scan else "locality", wildcards.dataset, network, wildcards.attack
+            )
+        ]
+
+    return of_all_networks
+
+
+def tables_to_gather(wildcards):
+    """Return the tables of all runs; those of receptive fields do not depend on the attack."""
+    if wildcards.table == "receptive_fields.csv":
+        return [f"{RESULTS}/{'/'.join(pair)}/{wildcards.table}" for pair in dict.fromkeys(run[:2] for run in RUNS)]
+    return [f"{RESULTS}/{'/'.join(run)}/tables/{wildcards.table}" for run in RUNS]
+
+
+def first_images(dataset, network):
+    """Return the first images that a network is attacked on: its effective receptive fields come from them."""
+    ids = {image_id for run, image_ids in RUNS.items() if run[:2] == (dataset, network) for image_id in image_ids}
+    return sorted(ids)[: CONFIG.propagation.gradient_images]
 
 
 def library(module):

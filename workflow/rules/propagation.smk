@@ -1,4 +1,4 @@
-"""Propagation maps: every attack followed through every layer."""
+"""Propagation maps: every attack, and every matched control, followed through every layer; receptive fields."""
 
 
 rule propagate:
@@ -21,3 +21,53 @@ rule propagate:
     shell:
         "python -m onepix propagate --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --attack {input.attack:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule propagate_controls:
+    input:
+        library("jobs/controls.py"),
+        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
+        network=f"{DATA}/networks/{{network}}/manifest.json",
+        locality=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/locality/{{chunk}}.json",
+    output:
+        f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/controls/{{chunk}}.json",
+    log:
+        "logs/controls/{dataset}/{network}/{attack}/{chunk}.log",
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        gpu=1,
+    params:
+        settings=canonical({"propagation": CONFIG.propagation, "engine": CONFIG.engine, "seed": CONFIG.statistics.seed}),
+    shell:
+        "python -m onepix propagate-controls --settings {params.settings:q} --dataset {input.dataset:q}"
+        " --network {input.network:q} --locality {input.locality:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule find_receptive_fields:
+    input:
+        library("jobs/fields.py"),
+        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
+        network=f"{DATA}/networks/{{network}}/manifest.json",
+    output:
+        f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.json",
+        f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.csv",
+    log:
+        "logs/receptive_fields/{dataset}/{network}.log",
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        gpu=1,
+    params:
+        settings=lambda wildcards: canonical(
+            {
+                "propagation": CONFIG.propagation,
+                "engine": CONFIG.engine,
+                "image_ids": first_images(wildcards.dataset, wildcards.network),
+            }
+        ),
+    shell:
+        "python -m onepix find-receptive-fields --settings {params.settings:q} --dataset {input.dataset:q}"
+        " --network {input.network:q} --output {output[0]:q} 2>&1 | tee {log:q}"

@@ -8,7 +8,7 @@ rule draw:
         tables=expand(
             "{results}/{{dataset}}/{{network}}/{{attack}}/tables/{table}",
             results=RESULTS,
-            table=["attacks.parquet", "layers.csv"],
+            table=["attacks.parquet", "layers.csv", "comparison.csv", "separation.csv"],
         ),
         propagation=manifests("propagation"),
         locality=manifests("locality"),
@@ -26,7 +26,7 @@ rule draw:
     params:
         settings=lambda wildcards: canonical({**wildcards, **FIGURE_SETTINGS}),
         tables=lambda wildcards, input: str(Path(input.tables[0]).parent),
-        chunks=lambda wildcards, input: " ".join(repeated(stage, input[stage]) for stage in STAGES[1:]),
+        chunks=lambda wildcards, input: " ".join(repeated(stage, input[stage]) for stage in ("propagation", "locality")),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
         "python -m onepix draw --settings {params.settings:q} --dataset {input.dataset:q} --tables {params.tables:q}"
@@ -35,7 +35,7 @@ rule draw:
 
 rule draw_locality_chart:
     input:
-        library("jobs/gather.py"),
+        library("jobs/draw_all.py"),
         table=f"{RESULTS}/tables/locality.csv",
     output:
         report(
@@ -60,7 +60,7 @@ rule draw_locality_chart:
 
 rule draw_distance_profile:
     input:
-        library("jobs/gather.py"),
+        library("jobs/draw_all.py"),
         table=f"{RESULTS}/tables/profile.csv",
     output:
         report(
@@ -81,3 +81,29 @@ rule draw_distance_profile:
     shell:
         "python -m onepix draw-distance-profile --settings {params.settings:q} --table {input.table:q}"
         " --output {params.stem:q} 2>&1 | tee {log:q}"
+
+
+rule draw_receptive_fields:
+    input:
+        library("jobs/draw_all.py"),
+        table=f"{RESULTS}/tables/receptive_fields.csv",
+        neighbourhood=f"{RESULTS}/tables/neighbourhood.csv",
+    output:
+        report(
+            f"{RESULTS}/figures/receptive_fields.png",
+            caption="../report/receptive_fields.rst",
+            category="Figures",
+            subcategory="all networks",
+            labels={"figure": "receptive fields", "dataset": "all", "attack": "all"},
+        ),
+        f"{RESULTS}/figures/receptive_fields.pdf",
+    log:
+        "logs/draw_receptive_fields.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=canonical(FIGURE_SETTINGS),
+        stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+    shell:
+        "python -m onepix draw-receptive-fields --settings {params.settings:q} --table {input.table:q}"
+        " --neighbourhood {input.neighbourhood:q} --output {params.stem:q} 2>&1 | tee {log:q}"

@@ -7,6 +7,7 @@ rule summarise:
         attack=manifests("attack"),
         propagation=manifests("propagation"),
         locality=manifests("locality"),
+        controls=manifests("controls"),
     output:
         expand(
             "{results}/{{dataset}}/{{network}}/{{attack}}/tables/{table}",
@@ -28,7 +29,7 @@ rule summarise:
 rule gather_tables:
     input:
         library("jobs/gather.py"),
-        tables=lambda wildcards: [f"{RESULTS}/{'/'.join(run)}/tables/{wildcards.table}" for run in RUNS],
+        tables=tables_to_gather,
     output:
         report(
             f"{RESULTS}/tables/{{table}}",
@@ -39,7 +40,7 @@ rule gather_tables:
     log:
         "logs/gather_tables/{table}.log",
     wildcard_constraints:
-        table="|".join(map(re.escape, RUN_TABLES)),
+        table="|".join(map(re.escape, [*RUN_TABLES, "receptive_fields.csv"])),
     conda:
         "../../environment.yml"
     params:
