@@ -113,7 +113,7 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
 
 def foot_of(layers: pd.DataFrame) -> float:
     """Return the room that layer names and the axis label take under a plot, in inches."""
-    return max(style.width_of(name, style.SMALL) for name in _names(layers)) + 0.3
+    return max(style.width_of(name, style.SMALL) for name in style.layer_names(layers)) + 0.3
 
 
 def label_layers(axes: Axes, layers: pd.DataFrame, width: float, named: bool) -> None:
@@ -130,7 +130,7 @@ def label_layers(axes: Axes, layers: pd.DataFrame, width: float, named: bool) ->
     named : bool
         Whether names stand at the ticks.
     """
-    names = _names(layers)
+    names = style.layer_names(layers)
     step = math.ceil(len(names) * PITCH / width)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=90)
@@ -201,9 +201,3 @@ def _name_stages(axes: Axes, stages: list[tuple[str, int, int]], layers: int) ->
         if style.width_of(name, style.SMALL) < WIDTH * (stop - start) / layers - 0.05:
             place = ((start + stop) / 2 / layers, 1.02)
             axes.text(*place, name, size=style.SMALL, transform=axes.transAxes, ha="center", va="bottom")
-
-
-def _names(layers: pd.DataFrame) -> list[str]:
-    """Return the layers' names; one that is only a number in its module says nothing without the operator."""
-    pairs = zip(layers["layer"], layers["operator"], strict=True)
-    return [f"{layer} {operator}" if layer.rpartition(".")[2].isdigit() else layer for layer, operator in pairs]

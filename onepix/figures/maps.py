@@ -204,6 +204,5 @@ def _draw(places: Sequence[Axes], layers: Sequence[LayerMap], colours: ScalarMap
     for panel, layer in zip(places, layers, strict=True):
         panels.draw_map(panel, layer.values, colours)
         if layer.values.size == 1:
-            background = colours.to_rgba(layer.values)[0, 0, :3]
-            ink = "black" if background @ (0.299, 0.587, 0.114) > 0.5 else "white"
+            ink = style.ink(colours.to_rgba(layer.values)[0, 0])
             panel.text(0, 0, _rounded(layer.values.item()), size=style.SMALL, color=ink, ha="center", va="center")

@@ -113,7 +113,7 @@ def _panel(network: str, table: pd.DataFrame, length: tuple[float, float, float]
     middle, low, high = (2 * distance + 1 for distance in length)
     wider = np.flatnonzero(layers["effective"] > middle)
     first = int(wider[0]) if len(wider) else None
-    names = [_name(layer, operator) for layer, operator in zip(layers["layer"], layers["operator"], strict=True)]
+    names = style.layer_names(layers)
     if math.isnan(middle):
         details = "neighbourhood not known"
     else:
@@ -134,11 +134,6 @@ def _panel(network: str, table: pd.DataFrame, length: tuple[float, float, float]
 
 def _rounded(pixels: float) -> str:
     return f"{pixels:.1f}" if pixels < 10 else f"{pixels:.0f}"
-
-
-def _name(layer: str, operator: str) -> str:
-    """Return a layer's name; one that is only a number in its module says nothing without the operator."""
-    return f"{layer} {operator}" if layer.rpartition(".")[2].isdigit() else layer
 
 
 def _shortened(name: str) -> str:

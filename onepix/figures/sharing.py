@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -276,7 +275,7 @@ def _panel(
     for cell in cells:
         shade = colours.to_rgba(np.array([100 * cell.value]))[0]
         shades[cell.row, cell.column] = shade
-        _write(axes, (cell.column, cell.row), _lines(cell, matrix, detail), _ink(shade))
+        _write(axes, (cell.column, cell.row), _lines(cell, matrix, detail), style.ink(shade))
     axes.imshow(shades, interpolation="nearest")
     _name(axes, grid, matrix)
     bar = style.add_axes(figure, start, bottom, min(grid.side, LONGEST_BAR), BAR)
@@ -292,13 +291,6 @@ def _write(axes: Axes, place: tuple[int, int], lines: list[Line], ink: str) -> N
         axes.annotate(
             text, place, (0, above), textcoords="offset points", size=size, color=ink, ha="center", va="center"
         )
-
-
-def _ink(shade: npt.NDArray[np.float64]) -> str:
-    """Return black or white, whichever stands out more from a shade by its luminance, about rgb to the power of 2.2."""
-    luminance = shade[:3] ** 2.2 @ (0.2126, 0.7152, 0.0722)
-    # The ratios of contrast, (L + 0.05) / 0.05 with black and 1.05 / (L + 0.05) with white, are equal here.
-    return "black" if luminance > np.sqrt(1.05 * 0.05) - 0.05 else "white"
 
 
 def _name(axes: Axes, grid: Grid, matrix: Matrix) -> None:

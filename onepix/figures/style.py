@@ -7,6 +7,9 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.style
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
@@ -157,3 +160,28 @@ def _cut(word: str, size: float, width: float) -> list[str]:
     while length > 1 and width_of(word[:length].rstrip(" "), size) > width:
         length -= 1
     return [word] if length == len(word) else [word[:length], *_cut(word[length:], size, width)]
+
+
+def layer_names(layers: pd.DataFrame) -> list[str]:
+    """Return the names of layers for a figure.
+
+    Parameters
+    ----------
+    layers : DataFrame
+        A row a layer: layer, operator (str). A name that is only a number in its module says nothing without the
+        operator.
+    """
+    pairs = zip(layers["layer"], layers["operator"], strict=True)
+    return [f"{layer} {operator}" if layer.rpartition(".")[2].isdigit() else layer for layer, operator in pairs]
+
+
+def ink(shade: npt.NDArray[np.floating]) -> str:
+    """Return black or white, whichever stands out more from a shade (red, green, blue from 0 to 1).
+
+    Notes
+    -----
+    By the ratio of contrast of the Web Content Accessibility Guidelines, with luminance about rgb to the power of 2.2.
+    """
+    luminance = shade[:3] ** 2.2 @ (0.2126, 0.7152, 0.0722)
+    # (L + 0.05) / 0.05 with black and 1.05 / (L + 0.05) with white are equal here.
+    return "black" if luminance > np.sqrt(1.05 * 0.05) - 0.05 else "white"
