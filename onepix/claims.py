@@ -46,7 +46,8 @@ def claim_table(
     -----
     The paper gives no bounds. Here, a change arrives if it exceeds 1 % of the last layer's maximum, and is taken to
     arrive if it does in nine of ten attacks; it is global beyond half of the positions, and close to the maximum from
-    80 % of it. Successes change the last layer by definition, so the first claim is judged by all attacks.
+    80 % of it. Successes change the last layer by definition, so the first claim is judged by all attacks. The next two
+    are judged in the last layer with space: in the first one, a gaudy pixel is as large as anything by itself.
     """
     success = across(trees, "", "success").astype(bool)
     layers = list(trees[0].children)
@@ -68,8 +69,8 @@ def claim_table(
         ),
         (
             "it comes close to the maximum of the layer's original feature map",
-            "largest share of its maximum that the change reaches in a layer with space, successes",
-            _largest([_share_of_peak(trees, name)[success] for name in spatial]),
+            f"share of the maximum of {last_spatial} that the change reaches, successes",
+            _share_of_peak(trees, spatial[-1])[success] if spatial else np.zeros(0),
             CLOSE,
         ),
         (
@@ -108,11 +109,6 @@ def _share_of_peak(trees: Sequence[xr.DataTree], name: str) -> Array:
     """Return a layer's delta_peak / clean_peak by image; 0 where both are."""
     clean, delta = (across(trees, name, variable).astype(np.float64) for variable in ("clean_peak", "delta_peak"))
     return np.divide(delta, clean, out=np.where(delta > 0, np.nan, 0.0), where=clean > 0)
-
-
-def _largest(shares: Sequence[Array]) -> Array:
-    """Return each image's largest share over the layers."""
-    return np.fmax.reduce(shares) if shares else np.zeros(0)
 
 
 def _advantage_of_neighbours(maps: Sequence[xr.DataTree]) -> Array:

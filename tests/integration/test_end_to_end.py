@@ -298,14 +298,14 @@ def test_the_report_holds_every_figure_and_table(finished_study):
 def test_the_results_page_takes_its_tables_from_a_study(finished_study, tmp_path):
     shutil.copy(ROOT / "docs/results.py", tmp_path)
     page = tmp_path / "results.md"
-    page.write_text("Before.\n\n<!-- tables: begin -->\nold\n<!-- tables: end -->\n\nAfter.\n")
+    page.write_text("Before.\n\n<!-- tables: begin -->\noutdated\n<!-- tables: end -->\n\nAfter.\n")
     command = [sys.executable, tmp_path / "results.py", finished_study.folder / "results"]
     run = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
     assert run.returncode == 0, run.stderr
     text = page.read_text()
     assert text.startswith("Before.")
     assert text.endswith("After.\n")
-    assert "old" not in text
+    assert "outdated" not in text
     success = pd.read_csv(finished_study.folder / "results/tables/success.csv").iloc[0]
     assert f"| lenet | de | 8 | {100 * success['accuracy']:.1f} % | {success['attacks']} |" in text
     assert "| the change reaches the last layer | resnet20 | de | 4 |" in text

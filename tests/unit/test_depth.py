@@ -205,8 +205,8 @@ def positions(flips, rows, columns) -> xr.DataTree:
 
 def test_claims_by_hand():
     layers = {
-        "conv": {"reach_1pct": [0.2] * 10, "delta_peak": 0.9},
-        "last": {"delta_peak": [0.5] * 9 + [0.001]},
+        "conv": {"reach_1pct": 0.2, "delta_peak": 5},
+        "last": {"delta_peak": [0.9] * 9 + [0.001]},
     }
     trees = [tree(range(10), layers, [True] * 6 + [False] * 4)]
     around = np.zeros((1, 5, 5), bool)
