@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from onepix.config import Statistics
+from onepix.depth import layers_of, measured
 from onepix.locality import neighbour_rates, random_position_rates
 from onepix.statistics import bootstrap_mean, share
 from onepix.store import across
@@ -50,27 +51,29 @@ def claim_table(
     are judged in the last layer with space: in the first one, a gaudy pixel is as large as anything by itself.
     """
     success = across(trees, "", "success").astype(bool)
-    layers = list(trees[0].children)
-    spatial = [name for name in layers if trees[0][name].attrs["spatial"]]
-    last, last_spatial = (trees[0][group[-1]].attrs["layer"] if group else "no layer" for group in (layers, spatial))
+    values = measured(trees)
+    shares = np.where(np.isnan(values["share_of_peak"]) & (values["delta_peak"] == 0), 0, values["share_of_peak"])
+    layers = [attributes for _, attributes in layers_of(trees)]
+    spatial = [place for place, attributes in enumerate(layers) if attributes["spatial"]]
+    last_spatial = layers[spatial[-1]]["layer"] if spatial else "no layer"
     tested = clusters.dropna(subset="moran_flips_q")["moran_flips_q"].to_numpy()
     claims: list[tuple[str, str, Array, float]] = [
         (
             "the change reaches the last layer",
-            f"share of all attacks that change {last} by more than {SLIGHT:.0%} of its maximum",
-            _share_of_peak(trees, layers[-1]) > SLIGHT,
+            f"share of all attacks that change {layers[-1]['layer']} by more than {SLIGHT:.0%} of its maximum",
+            shares[:, -1] > SLIGHT,
             MOST,
         ),
         (
             "it grows from local to global",
             f"share of the positions of {last_spatial} changed by more than {SLIGHT:.0%} of its maximum, successes",
-            across(trees, spatial[-1], "reach_1pct")[success] if spatial else np.zeros(0),
+            values["reach_1pct"][success, spatial[-1]] if spatial else np.zeros(0),
             WIDE,
         ),
         (
             "it comes close to the maximum of the layer's original feature map",
             f"share of the maximum of {last_spatial} that the change reaches, successes",
-            _share_of_peak(trees, spatial[-1])[success] if spatial else np.zeros(0),
+            shares[success, spatial[-1]] if spatial else np.zeros(0),
             CLOSE,
         ),
         (
@@ -103,12 +106,6 @@ def _judged(claim: str, measure: str, values: Array, bound: float, settings: Sta
         "bound": bound,
         "verdict": verdict,
     }
-
-
-def _share_of_peak(trees: Sequence[xr.DataTree], name: str) -> Array:
-    """Return a layer's delta_peak / clean_peak by image; 0 where both are."""
-    clean, delta = (across(trees, name, variable).astype(np.float64) for variable in ("clean_peak", "delta_peak"))
-    return np.divide(delta, clean, out=np.where(delta > 0, np.nan, 0.0), where=clean > 0)
 
 
 def _advantage_of_neighbours(maps: Sequence[xr.DataTree]) -> Array:

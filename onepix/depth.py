@@ -49,25 +49,32 @@ def layer_table(trees: Sequence[xr.DataTree], controls: Sequence[xr.DataTree], s
         positions have changed outside the pixel's theoretical forward cone, over all images.
     """
     success = across(trees, "", "success").astype(bool)
-    outcomes = {"success": (trees, np.flatnonzero(success)), "failure": (trees, np.flatnonzero(~success))}
+    outcomes = {"success": measured(trees, success), "failure": measured(trees, ~success)}
     if controls:
-        outcomes["control"] = (controls, np.arange(len(across(controls, "", "image"))))
-    before = {outcome: np.full(len(chosen), np.nan) for outcome, (_, chosen) in outcomes.items()}
+        outcomes["control"] = measured(controls)
+    for values in outcomes.values():
+        before = np.pad(values["energy"], ((0, 0), (1, 0)), constant_values=np.nan)[:, :-1]
+        values["gain"] = values["energy"] - before
+    estimates = {outcome: _estimates(values, settings) for outcome, values in outcomes.items()}
     rows = []
-    for name, attributes in _layers(trees):
-        for outcome, (group, chosen) in outcomes.items():
-            values = _values(group, name, chosen)
-            values["gain"] = values["energy"] - before[outcome]
-            before[outcome] = values["energy"]
+    for place, (_, attributes) in enumerate(layers_of(trees)):
+        for outcome, values in outcomes.items():
             row = {key: attributes[key] for key in IDENTITY}
             row |= {key: _size(attributes[key]) for key in ("stride", "receptive_field")}
-            row |= {"outcome": outcome, "images": len(chosen)}
-            row |= named("changed", share(values["changed"], settings))
-            estimates = bootstrap_means(np.stack([values[measure] for measure in MEASURES], 1), settings)
-            for measure, *estimate in zip(MEASURES, *estimates, strict=True):
-                row |= named(measure, (estimate[0], estimate[1], estimate[2]))
-            rows.append(row | {"outside_cone": int(values["outside_cone"].sum())})
+            row |= {"outcome": outcome, "images": len(values["changed"])}
+            row |= named("changed", share(values["changed"][:, place], settings))
+            for measure, (mean, low, high) in zip(MEASURES, estimates[outcome][:, :, place].T, strict=True):
+                row |= named(measure, (mean, low, high))
+            rows.append(row | {"outside_cone": int(values["outside_cone"][:, place].sum())})
     return pd.DataFrame(rows)
+
+
+def _estimates(values: Mapping[str, Floats], settings: Statistics) -> Floats:
+    """Return mean, lower and upper bound of each measure in each layer, (3, measures, layers)."""
+    layers = values["energy"].shape[1]
+    # All at once: the resamples are the same, and drawing them takes most of the time.
+    columns = np.concatenate([values[measure] for measure in MEASURES], 1)
+    return np.stack(bootstrap_means(columns, settings)).reshape(3, len(MEASURES), layers)
 
 
 def comparison_table(
@@ -95,15 +102,14 @@ def comparison_table(
         is at most 1 − confidence.
     """
     success = across(trees, "", "success").astype(bool)
-    ours, failures = _by_layer(trees, np.flatnonzero(success)), _by_layer(trees, np.flatnonzero(~success))
+    ours, failures = measured(trees, success), measured(trees, ~success)
     compared = [("failure", measure, _unpaired(ours[measure], failures[measure], settings)) for measure in COMPARED]
     if controls:
-        matched = _by_layer(trees, _matched(trees, controls))
-        theirs = _by_layer(controls, np.arange(len(across(controls, "", "image"))))
+        matched, theirs = measured(trees, _matched(trees, controls)), measured(controls)
         compared += [
             ("control", measure, _paired(matched[measure] - theirs[measure], settings)) for measure in COMPARED
         ]
-    identity = pd.DataFrame([{key: attributes[key] for key in IDENTITY} for _, attributes in _layers(trees)])
+    identity = pd.DataFrame([{key: attributes[key] for key in IDENTITY} for _, attributes in layers_of(trees)])
     parts = []
     for against, measure, table in compared:
         part = pd.concat([identity, table], axis=1)
@@ -156,7 +162,7 @@ def average_maps(trees: Sequence[xr.DataTree]) -> dict[str, Floats]:
         Layer name to float array (y, x); NaN if no image was attacked.
     """
     averages = {}
-    for name, attributes in _layers(trees):
+    for name, attributes in layers_of(trees):
         total, count = np.zeros(trees[0][name].to_dataset()["max"].shape[1:]), 0
         for maps, _, _ in _relative_maps(trees, name):
             total += maps.sum(0)
@@ -182,7 +188,7 @@ def aligned_maps(trees: Sequence[xr.DataTree]) -> dict[str, Floats]:
         if no image was attacked.
     """
     aligned = {}
-    for name, attributes in _layers(trees):
+    for name, attributes in layers_of(trees):
         height, width = trees[0][name].to_dataset()["max"].shape[1:]
         if not attributes["spatial"]:
             continue
@@ -215,15 +221,33 @@ def _cropped(total: Floats, defined: Floats, least: int) -> Floats:
     return cropped
 
 
-def _layers(trees: Sequence[xr.DataTree]) -> list[tuple[str, dict[Any, Any]]]:
+def layers_of(trees: Sequence[xr.DataTree]) -> list[tuple[str, dict[Any, Any]]]:
     """Return group and attributes of each layer, in network order."""
-    return [(name, node.attrs) for name, node in trees[0].children.items()]
+    return [(name, node.attrs) for name, node in trees[0].children.items() if "layer" in node.attrs]
 
 
-def _values(trees: Sequence[xr.DataTree], name: str, chosen: npt.NDArray[np.int64]) -> dict[str, Floats]:
-    """Return a layer's measures of the chosen images; NaN where one is not defined."""
+def measured(
+    trees: Sequence[xr.DataTree], chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64] | None = None
+) -> dict[str, Floats]:
+    """Return what was measured on images in each layer.
+
+    Parameters
+    ----------
+    trees : sequence of DataTree
+        Propagation maps, one tree a chunk.
+    chosen : ndarray, optional
+        bool or int, (images,): which images, as an index; default: all.
+
+    Returns
+    -------
+    dict of str to ndarray
+        float64, shape (images, layers) each, NaN where a measure is not defined: those of
+        `onepix.propagation.measures`, and changed (whether the layer changes at all), share_of_peak (delta_peak /
+        clean_peak) and energy (decibels: delta_energy over clean_energy).
+    """
     stored = ("clean_peak", "delta_peak", "clean_energy", "delta_energy", *COMPARED[1:-1], "outside_cone")
-    values = {key: across(trees, name, key)[chosen].astype(np.float64) for key in stored}
+    index = slice(None) if chosen is None else chosen
+    values = {key: across(trees, "measures", key).T[index].astype(np.float64) for key in stored}
     with np.errstate(divide="ignore", invalid="ignore"):
         share_of_peak = values["delta_peak"] / values["clean_peak"]
         energy = 10 * np.log10(values["delta_energy"] / values["clean_energy"])
@@ -232,12 +256,6 @@ def _values(trees: Sequence[xr.DataTree], name: str, chosen: npt.NDArray[np.int6
         "share_of_peak": np.where(values["clean_peak"] > 0, share_of_peak, np.nan),
         "energy": np.where(np.isfinite(energy), energy, np.nan),
     }
-
-
-def _by_layer(trees: Sequence[xr.DataTree], chosen: npt.NDArray[np.int64]) -> dict[str, Floats]:
-    """Return each compared measure of the chosen images in all layers, (images, layers)."""
-    layers = [_values(trees, name, chosen) for name, _ in _layers(trees)]
-    return {measure: np.stack([values[measure] for values in layers], 1) for measure in COMPARED}
 
 
 def _matched(trees: Sequence[xr.DataTree], controls: Sequence[xr.DataTree]) -> npt.NDArray[np.int64]:
@@ -296,7 +314,7 @@ def _relative_maps(
     """
     for tree in trees:
         layer, root = tree[name].to_dataset(), tree.to_dataset()
-        peak = layer["clean_peak"].values
+        peak = clean_peaks(tree, layer.attrs["layer"])
         alive = peak > 0
         maps = layer["max"].values[alive].astype(np.float64) / peak[alive, None, None]
         places = [
@@ -304,6 +322,12 @@ def _relative_maps(
             for index, (axis, extent) in enumerate(zip(("row", "column"), root.attrs["image_shape"], strict=True))
         ]
         yield maps, places[0], places[1]
+
+
+def clean_peaks(tree: xr.DataTree, layer: str) -> Floats:
+    """Return the maximum of each image's original feature map in a layer."""
+    peaks: Floats = tree["measures"].to_dataset()["clean_peak"].sel(layer=layer).values.astype(np.float64)
+    return peaks
 
 
 def _grid_place(

@@ -137,7 +137,7 @@ def _reduced(name: str, operator: str, shape: tuple[int, ...], maps: Tensor, ima
         shape=shape,
         maximum=change.amax(1).cpu(),
         mean=change.mean(1).cpu(),
-        clean_peak=torch.linalg.vector_norm(clean, torch.inf, every).cpu(),
+        clean_peak=clean.abs().amax(every).cpu(),
         clean_energy=torch.linalg.vector_norm(clean, 2, every).square().cpu(),
         delta_energy=torch.linalg.vector_norm(change, 2, every).square().cpu(),
     )

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from onepix.config import UNTARGETED, Figures, Settings, fits, nearest
-from onepix.depth import aligned_maps, average_maps
+from onepix.depth import aligned_maps, average_maps, clean_peaks, layers_of
 from onepix.errors import OnepixError
 from onepix.figures.comparison import comparison
 from onepix.figures.depth import growth
@@ -104,10 +104,10 @@ def _maps_of(trees: Sequence[xr.DataTree], row: pd.Series) -> dict[str, npt.NDAr
     key = _key(row)
     tree, place = next((tree, keys.index(key)) for tree in trees if key in (keys := _keys(tree)))
     maps = {}
-    for node in tree.children.values():
-        layer = node.to_dataset().isel(image=place)
-        peak = float(layer["clean_peak"])
-        maps[node.attrs["layer"]] = layer["max"].values / peak if peak > 0 else np.zeros(layer["max"].shape)
+    for name, attributes in layers_of([tree]):
+        largest = tree[name].to_dataset()["max"][place].values
+        peak = clean_peaks(tree, attributes["layer"])[place]
+        maps[attributes["layer"]] = largest / peak if peak > 0 else np.zeros(largest.shape)
     return maps
 
 

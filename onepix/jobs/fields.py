@@ -43,7 +43,7 @@ def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
     write_csv(table, output.with_suffix(".csv"))
     gradients = xr.Dataset(
         {"gradient": (("layer", "y", "x"), np.stack([field.gradient.cpu().numpy() for field in effective]))},
-        coords={"layer": [field.name for field in effective]},
+        coords={"layer": np.array([field.name for field in effective], dtype=object)},
     )
     data = output.with_suffix(".zarr")
     write_tree(xr.DataTree(gradients), data)

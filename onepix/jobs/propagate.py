@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 from onepix.config import UNTARGETED, Engine, Propagation, Settings
-from onepix.engine import choose_device, choose_micro_batch, keep_memory
+from onepix.engine import choose_device, choose_micro_batch
 from onepix.images import ImageSet
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
@@ -70,7 +70,6 @@ def follow(
     **inputs : Path
         Manifests, at least the network's.
     """
-    keep_memory()
     device = choose_device(job.engine.device)
     classifier = load_network_file(checked_data(inputs["network"]), device)
     _, height, width, channels = images.images.shape
@@ -85,21 +84,22 @@ def follow(
     )
     fields = receptive_fields(classifier.network, (channels, height, width))
     groups = {
-        f"/{depth:03d}_{layer.name}": _group(depth, layer, fields.get(layer.name), root, (height, width))
-        for depth, layer in enumerate(layers)
+        f"/{depth:03d}_{layer.name}": _group(depth, layer, fields.get(layer.name)) for depth, layer in enumerate(layers)
     }
+    places = root["row"].values, root["column"].values
+    measured = [measures(layer, fields.get(layer.name), (height, width), *places) for layer in layers]
+    by_layer = xr.Dataset(
+        {name: (("layer", "image"), np.stack([values[name] for values in measured])) for name in measured[0]},
+        coords={"layer": np.array([layer.name for layer in layers], dtype=object)},
+    )
     data = output.with_suffix(".zarr")
     root = root.assign_attrs(image_shape=[height, width])
-    write_tree(xr.DataTree.from_dict({"/": root, **groups}), data)
+    write_tree(xr.DataTree.from_dict({"/": root, "/measures": by_layer, **groups}), data)
     ids = root["image"].values.tolist()
     write_manifest(output, data, job.model_dump(mode="json"), image_ids=ids, **provenance(device, **inputs))
 
 
-def _group(
-    depth: int, layer: LayerMaps, field: ReceptiveField | None, root: xr.Dataset, image: tuple[int, int]
-) -> xr.Dataset:
-    by_position = {"max": layer.maximum, "mean": layer.mean}
-    by_image = measures(layer, field, image, root["row"].values, root["column"].values)
+def _group(depth: int, layer: LayerMaps, field: ReceptiveField | None) -> xr.Dataset:
     attributes = {
         "layer": layer.name,
         "operator": layer.operator,
@@ -110,11 +110,5 @@ def _group(
         "stride": list(field.jump) if field else "whole image",
         "receptive_field_start": list(field.start) if field else "whole image",
     }
-    return xr.Dataset(
-        {
-            **{name: (("image", "y", "x"), values.numpy()) for name, values in by_position.items()},
-            **{name: ("image", values) for name, values in by_image.items()},
-        },
-        coords={"image": root["image"].values},
-        attrs=attributes,
-    )
+    maps = {"max": layer.maximum, "mean": layer.mean}
+    return xr.Dataset({name: (("image", "y", "x"), values.numpy()) for name, values in maps.items()}, attrs=attributes)

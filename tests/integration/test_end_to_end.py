@@ -14,6 +14,7 @@ import xarray as xr
 from conftest import ROOT
 from PIL import Image
 
+from onepix.depth import layers_of
 from onepix.engine import choose_micro_batch, logits
 from onepix.jobs import read_images
 from onepix.models.weights import load_network_file
@@ -88,26 +89,30 @@ def test_propagation_maps(run, records, network):
     attacked = records[records["eligible"]]
     trees = [read_tree(checked_data(run / "propagation" / f"{chunk}.json")) for chunk in RUNS[network][1]]
     for tree in trees:
-        assert len(tree.children) == RUNS[network][2]
-        for depth, (name, node) in enumerate(tree.children.items()):
-            layer = node.load().to_dataset()
-            assert node.attrs["depth"] == depth
-            assert name == f"{depth:03d}_{node.attrs['layer']}"
-            assert set(node.attrs) == {"layer", "operator", "depth", "output_shape", "spatial"} | {
+        layers = layers_of([tree])
+        assert len(layers) == RUNS[network][2]
+        measured = tree["measures"].load().to_dataset()
+        assert measured["layer"].values.tolist() == [attributes["layer"] for _, attributes in layers]
+        for depth, (name, attributes) in enumerate(layers):
+            maps, measures = tree[name].load().to_dataset(), measured.sel(layer=attributes["layer"])
+            assert attributes["depth"] == depth
+            assert name == f"{depth:03d}_{attributes['layer']}"
+            assert set(attributes) == {"layer", "operator", "depth", "output_shape", "spatial"} | {
                 "receptive_field",
                 "receptive_field_start",
                 "stride",
             }
-            assert layer["max"].dims == layer["mean"].dims == ("image", "y", "x")
-            shape = node.attrs["output_shape"]
-            assert layer["max"].shape[1:] == (tuple(shape[1:]) if len(shape) == 3 else (1, 1))
-            undefined = {variable for variable in layer if np.isnan(layer[variable]).any()}
-            assert undefined <= ({"distance", "spread"} if not node.attrs["spatial"] else set())
-            assert not layer["outside_cone"].any(), "no change outside the pixel's theoretical forward cone"
-            assert (layer["reach_1pct"] <= layer["reach"]).all()
-            assert (layer["max"] >= layer["mean"]).all()
-            np.testing.assert_array_equal(layer["max"].max(("y", "x")), layer["delta_peak"])
-            np.testing.assert_allclose((layer["max"] > 0).mean(("y", "x")), layer["reach"], rtol=1e-6)
+            assert maps["max"].dims == maps["mean"].dims == ("image", "y", "x")
+            shape = attributes["output_shape"]
+            assert maps["max"].shape[1:] == (tuple(shape[1:]) if len(shape) == 3 else (1, 1))
+            assert not any(np.isnan(maps[variable]).any() for variable in maps)
+            undefined = {variable for variable in measures if np.isnan(measures[variable]).any()}
+            assert undefined == (set() if attributes["spatial"] else {"distance", "spread"})
+            assert not measures["outside_cone"].any(), "no change outside the pixel's theoretical forward cone"
+            assert (measures["reach_1pct"] <= measures["reach"]).all()
+            assert (maps["max"] >= maps["mean"]).all()
+            np.testing.assert_array_equal(maps["max"].max(("y", "x")), measures["delta_peak"])
+            np.testing.assert_allclose((maps["max"] > 0).mean(("y", "x")), measures["reach"], rtol=1e-6)
     together = xr.concat([tree.to_dataset() for tree in trees], dim="image")
     assert together["image"].values.tolist() == attacked["image_id"].tolist()
     assert together["success"].values.tolist() == attacked["success"].tolist()
@@ -125,8 +130,7 @@ def test_controls_are_the_same_colour_where_it_does_not_flip(run, records, image
             assert ([row], [column]) != (list(successes.loc[image, "rows"]), list(successes.loc[image, "columns"]))
             assert int(logits(classifier, torch.from_numpy(moved), 64).argmax()) == successes.loc[image, "label"]
             found.append(image)
-        for node in tree.children.values():
-            assert not node["outside_cone"].any()
+        assert not tree["measures"]["outside_cone"].any()
     assert found == successes.index.tolist(), "every success has a control"
 
 
@@ -211,7 +215,7 @@ def test_tables(finished_study, run, records, network):
     for _, row in layers[layers["outcome"] != "control"].iterrows():
         share, reach = [], []
         for tree in trees:
-            layer = tree[f"{row['depth']:03d}_{row['layer']}"].to_dataset()
+            layer = tree["measures"].to_dataset().sel(layer=row["layer"])
             chosen = tree["success"].values == (row["outcome"] == "success")
             share += (layer["delta_peak"] / layer["clean_peak"]).values[chosen].tolist()
             reach += layer["reach"].values[chosen].tolist()
@@ -241,11 +245,11 @@ def test_tables_of_the_comparison(finished_study, run, records, network):
     controls = [read_tree(path).load() for path in sorted((run / "controls").glob("*.zarr"))]
     chosen = comparison[(comparison["against"] == "control") & (comparison["measure"] == "spread")]
     for _, row in chosen.iterrows():
-        name = f"{row['depth']:03d}_{row['layer']}"
-        by_image = [
-            {int(i): float(v) for tree in group for i, v in zip(tree["image"], tree[name]["spread"], strict=True)}
-            for group in (trees, controls)
-        ]
+        by_image: list[dict[int, float]] = [{}, {}]
+        for found, group in zip(by_image, (trees, controls), strict=True):
+            for tree in group:
+                spread = tree["measures"]["spread"].sel(layer=row["layer"]).values.tolist()
+                found.update(zip(tree["image"].values.tolist(), spread, strict=True))
         differences = [by_image[0][image] - by_image[1][image] for image in by_image[1]]
         if not np.isnan(differences).any():
             assert row["difference"] == pytest.approx(np.mean(differences), rel=1e-4, abs=1e-6)

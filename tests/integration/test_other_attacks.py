@@ -70,7 +70,7 @@ def test_attacks_of_several_pixels_have_no_controls(study):
     assert against == {"scan": {"failure", "control"}, "three": {"failure"}, "aimed": {"failure", "control"}}
     maps = xr.open_datatree(study.folder / "results/sample/lenet/three/propagation/000000-000004.zarr", engine="zarr")
     assert maps.sizes["pixel"] == 3
-    assert not maps["000_conv1"]["outside_cone"].any(), "the cones of three pixels"
+    assert not maps["measures"]["outside_cone"].any(), "the cones of three pixels"
 
 
 def test_tables_name_each_attack_and_both_readings(study):

@@ -25,16 +25,21 @@ def tree(ids, layers, success=None, pixels=None, targets=None, maps=None, stride
     if success is not None:
         root["success"] = ("image", np.array(success, bool))
     groups = {"/": xr.Dataset(root, {"image": list(ids)}, {"image_shape": [4, 6]})}
-    for depth, (name, given) in enumerate(layers.items()):
-        values = {
-            key: ("image", np.full(count, 1.0) * np.array(given.get(key, 1.0), float))
+    groups["/measures"] = xr.Dataset(
+        {
+            key: (
+                ("layer", "image"),
+                [np.full(count, 1.0) * np.array(given.get(key, 1.0)) for given in layers.values()],
+            )
             for key in (*VARIABLES, "outside_cone")
-        }
-        shown = np.zeros((count, 4, 6)) if maps is None else np.array(maps, float)
+        },
+        {"layer": list(layers)},
+    )
+    shown = np.zeros((count, 4, 6)) if maps is None else np.array(maps, float)
+    for depth, name in enumerate(layers):
         groups[f"/{depth:03d}_{name}"] = xr.Dataset(
-            {**values, "max": (("image", "y", "x"), shown)},
-            {"image": list(ids)},
-            {
+            {"max": (("image", "y", "x"), shown)},
+            attrs={
                 "layer": name,
                 "operator": "convolution",
                 "depth": depth,
@@ -103,7 +108,7 @@ def paired(count, differences):
     """Return attacks that all succeed, in an order of their own, and controls that differ by layer."""
     stream = np.random.default_rng(0)
     base = stream.uniform(1, 2, count)
-    attacks = {f"l{n}": {"delta_peak": base + np.array(d)} for n, d in enumerate(differences)}
+    attacks = {f"l{n}": {"delta_peak": base + d} for n, d in enumerate(differences)}
     controls = {f"l{n}": {"delta_peak": base[::-1]} for n in range(len(differences))}
     ids = np.arange(count)
     return [tree(ids, attacks, [True] * count)], [tree(ids[::-1], controls)]

@@ -139,13 +139,17 @@ def test_a_tree_survives_the_round_trip(tmp_path, images):
     xr.testing.assert_identical(found.load(), tree(images))
 
 
-def test_a_tree_is_chunked_by_image_and_kept_in_few_files(tmp_path):
-    write_tree(tree(3), tmp_path / "maps.zarr")
-    layer = read_tree(tmp_path / "maps.zarr")["000_conv1"].to_dataset()
-    assert layer["max"].encoding["chunks"] == (1, 3, 4)
-    assert layer["max"].encoding["shards"] == (3, 3, 4)
-    assert json.loads((tmp_path / "maps.zarr" / "zarr.json").read_text())["zarr_format"] == 3
-    assert len([file for file in (tmp_path / "maps.zarr/000_conv1/max").rglob("*") if file.is_file()]) == 2
+def test_a_tree_is_chunked_along_its_images(tmp_path, monkeypatch):
+    """Maps of 48 bytes and chunks of 100: two images a chunk; an image larger than a chunk has one of its own."""
+    for size, chunk, files in ((1 << 22, 3, 1), (100, 2, 2), (10, 1, 3)):
+        monkeypatch.setattr("onepix.store.CHUNK", size)
+        path = tmp_path / f"{size}.zarr"
+        write_tree(tree(3), path)
+        layer = read_tree(path)["000_conv1"].to_dataset()
+        assert layer["max"].encoding["chunks"] == (chunk, 3, 4)
+        assert json.loads((path / "zarr.json").read_text())["zarr_format"] == 3
+        assert len([file for file in (path / "000_conv1/max/c").rglob("*") if file.is_file()]) == files
+        xr.testing.assert_identical(read_tree(path).load(), tree(3))
 
 
 def test_the_same_tree_has_the_same_digest(tmp_path):
