@@ -17,7 +17,7 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
-PRINTED = {"reading results": "000_conv1", "in a notebook": "adversarial_class", "wrapping a network": ""}
+PRINTED = {"reading results": "reach", "in a notebook": "adversarial_class", "wrapping a network": ""}
 
 
 @pytest.mark.parametrize(
