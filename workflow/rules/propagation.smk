@@ -51,8 +51,8 @@ rule find_receptive_fields:
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
     output:
-        f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.json",
-        f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.csv",
+        manifest=f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.json",
+        table=f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.csv",
     log:
         "logs/receptive_fields/{dataset}/{network}.log",
     conda:
@@ -70,4 +70,4 @@ rule find_receptive_fields:
         ),
     shell:
         "python -m onepix find-receptive-fields --settings {params.settings:q} --dataset {input.dataset:q}"
-        " --network {input.network:q} --output {output[0]:q} 2>&1 | tee {log:q}"
+        " --network {input.network:q} --output {output.manifest:q} 2>&1 | tee {log:q}"
