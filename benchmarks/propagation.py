@@ -15,7 +15,7 @@ import torch
 import typer
 import xarray as xr
 
-from onepix.config import Engine, Propagation, Statistics
+from onepix.config import Engine, Statistics
 from onepix.datasets import load_bundled
 from onepix.depth import layer_table
 from onepix.engine import choose_device, choose_micro_batch, exact_float32
@@ -41,9 +41,7 @@ def main(
         plain = plain_passes(classifier, clean, changed.images, device)
         begun = time.perf_counter()
         output = Path(folder) / "propagation" / "maps.json"
-        follow(
-            Propagate(propagation=Propagation(), engine=Engine()), clean, changed.images, root, output, network=network
-        )
+        follow(Propagate(layers="auto", engine=Engine()), clean, changed.images, root, output, network=network)
         followed = time.perf_counter() - begun
         data = output.with_suffix(".zarr")
         sizes = [file.stat().st_size for file in data.rglob("*") if file.is_file()]

@@ -275,10 +275,13 @@ class Engine(Settings):
     )
 
 
+Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class Propagation(Settings):
     """Which layers are followed, and how."""
 
-    layers: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    layers: Layers = Field(
         "auto",
         description="Glob patterns of dotted layer names; auto: convolutions, activations, attention, pooling, linear "
         "layers and the outputs of blocks.",

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from onepix.config import Engine, Propagation, Settings
+from onepix.config import Engine, Layers, Settings
 from onepix.effective_field import EffectiveField, effective_fields
 from onepix.engine import choose_device
 from onepix.jobs import name_of, provenance, read_images, read_settings
@@ -21,7 +21,7 @@ from onepix.store import checked_data, write_manifest, write_tree
 class Fields(Settings):
     """What the job needs to know."""
 
-    propagation: Propagation
+    layers: Layers
     engine: Engine
     image_ids: tuple[int, ...]
 
@@ -33,7 +33,7 @@ def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
     images = read_images(dataset).select(job.image_ids)
     classifier = load_network_file(checked_data(network), device)
     _, height, width, channels = images.images.shape
-    effective = effective_fields(classifier, torch.from_numpy(images.images).to(device), job.propagation.layers)
+    effective = effective_fields(classifier, torch.from_numpy(images.images).to(device), job.layers)
     theoretical = receptive_fields(classifier.network, (channels, height, width))
     table = pd.DataFrame(
         [_row(depth, field, theoretical.get(field.name)) for depth, field in enumerate(effective)]

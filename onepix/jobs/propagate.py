@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from onepix.config import UNTARGETED, Engine, Propagation, Settings
+from onepix.config import UNTARGETED, Engine, Layers, Settings
 from onepix.engine import choose_device, choose_micro_batch
 from onepix.images import ImageSet
 from onepix.jobs import name_of, provenance, read_images, read_settings
@@ -21,7 +21,7 @@ from onepix.store import checked_data, write_manifest, write_tree
 class Propagate(Settings):
     """What the job needs to know."""
 
-    propagation: Propagation
+    layers: Layers
     engine: Engine
 
 
@@ -78,7 +78,7 @@ def follow(
         classifier,
         torch.from_numpy(clean).to(device),
         torch.from_numpy(changed).to(device),
-        job.propagation.layers,
+        job.layers,
         choose_micro_batch(job.engine.micro_batch, device, height, width),
         f"{output.parent.name} {name_of(inputs['network'])} {output.stem}",
     )

@@ -17,7 +17,7 @@ rule propagate:
     resources:
         gpu=1,
     params:
-        settings=canonical({"propagation": CONFIG.propagation, "engine": CONFIG.engine}),
+        settings=canonical({"layers": CONFIG.propagation.layers, "engine": CONFIG.engine}),
     shell:
         "python -m onepix propagate --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --attack {input.attack:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -39,7 +39,9 @@ rule propagate_controls:
     resources:
         gpu=1,
     params:
-        settings=canonical({"propagation": CONFIG.propagation, "engine": CONFIG.engine, "seed": CONFIG.statistics.seed}),
+        settings=canonical(
+            {"layers": CONFIG.propagation.layers, "engine": CONFIG.engine, "seed": CONFIG.statistics.seed}
+        ),
     shell:
         "python -m onepix propagate-controls --settings {params.settings:q} --dataset {input.dataset:q}"
         " --network {input.network:q} --locality {input.locality:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -63,7 +65,7 @@ rule find_receptive_fields:
     params:
         settings=lambda wildcards: canonical(
             {
-                "propagation": CONFIG.propagation,
+                "layers": CONFIG.propagation.layers,
                 "engine": CONFIG.engine,
                 "image_ids": first_images(wildcards.dataset, wildcards.network),
             }
