@@ -92,7 +92,7 @@ def test_a_dataset_of_cifar10_is_fetched(finished_study):
     ("module", "expected"),
     [
         ("attacks/differential_evolution.py", ALL_ATTACKS),
-        ("pixels.py", ALL_ATTACKS),
+        ("pixels.py", ALL_ATTACKS | {"find_receptive_fields": 2} | WITH_FIELDS),
         ("propagation.py", {**MAPS, **AFTER_ALL_RUNS}),
         (
             "position_maps.py",
