@@ -331,10 +331,32 @@ def test_all_tokens_without_a_place_are_taken():
     assert layers["0.last@extra"].gradient.nonzero().tolist() == [[0, 0], [1, 1]]
 
 
+def test_tokens_first_and_images_first_give_the_same_fields():
+    found = []
+    for batch_first in (True, False):
+        torch.manual_seed(0)
+        found.append(effective_fields(classifier_of(Tokens(batch_first)), noise(4, 12, 8)))
+    assert [field.name for field in found[0]] == [field.name for field in found[1]]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one.gradient, other.gradient, atol=1e-5, rtol=1e-4)
+
+
 def test_a_layer_that_does_not_hold_the_images_along_its_first_axis_is_left_out():
-    torch.manual_seed(0)
-    layers = effective_fields(classifier_of(Tokens(batch_first=False)), noise(4, 12, 8))
-    assert [layer.name for layer in layers] == ["0.patches", "0.before", "0.before@extra", "0.head"]
+    class Windows(nn.Linear):
+        def forward(self, images):
+            return super().forward(images.reshape(4 * len(images), -1))
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.windows = Windows(24, 6)
+            self.head = nn.Linear(24, 3)
+
+        def forward(self, images):
+            return self.head(self.windows(images).reshape(len(images), -1))
+
+    layers = effective_fields(Classifier(Network(), 0.5, 0.25).eval(), noise(3, 12, 8))
+    assert [layer.name for layer in layers] == ["head"]
 
 
 def test_the_network_is_left_as_it_was():
