@@ -23,8 +23,8 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         super().close()
 
 
-def progress_bar(total: int, description: str, unit: str, **options: Any) -> "tqdm[Any]":
-    """Return a tqdm bar over `total` units of work."""
+def progress_bar(total: int | None, description: str, unit: str, **options: Any) -> "tqdm[Any]":
+    """Return a tqdm bar over `total` units of work; None where that is not known."""
     if sys.stderr.isatty():
         return tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, **options)
     return _Lines(
