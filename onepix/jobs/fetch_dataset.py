@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from onepix.config import DatasetSettings, Settings
-from onepix.datasets import load_dataset
 from onepix.datasets.arrays import save_arrays
+from onepix.datasets.sources import load_dataset
 from onepix.jobs import read_settings
 from onepix.store import write_manifest
 
@@ -15,10 +15,10 @@ class FetchDataset(Settings):
     dataset: DatasetSettings
 
 
-def run(settings: str, cifar10: Path | None, output: Path) -> None:
+def run(settings: str, cifar10: Path | None, downloads: Path | None, output: Path) -> None:
     """Write `images.npz` and its manifest `output`."""
     job = read_settings(FetchDataset, settings)
-    images = load_dataset(job.dataset, cifar10)
+    images = load_dataset(job.dataset, cifar10, downloads)
     data = output.parent / "images.npz"
     save_arrays(images, data)
     write_manifest(

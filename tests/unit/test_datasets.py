@@ -27,9 +27,10 @@ from torchvision.datasets import CIFAR10
 
 import onepix
 from onepix.config import ArraysDataset, BundledDataset, Cifar10Dataset
-from onepix.datasets import cifar10, load_bundled, load_dataset
+from onepix.datasets import cifar10, load_bundled
 from onepix.datasets.arrays import load_arrays, save_arrays
 from onepix.datasets.cifar10 import CLASS_NAMES, decode, encode, fetch_cifar10, read_cifar10
+from onepix.datasets.sources import load_dataset
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
 

@@ -1,0 +1,229 @@
+"""Classification datasets of torchvision, which downloads and checks them."""
+
+import inspect
+import operator
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torchvision
+from PIL import Image
+
+from onepix.config import TorchvisionDataset, nearest
+from onepix.datasets.cifar10 import patiently, reason, stall_limit
+from onepix.datasets.class_names import numbered, resolve
+from onepix.datasets.pictures import as_eight_bit, describe, stack
+from onepix.errors import OfflineError, OnepixError
+from onepix.fetching import is_offline
+from onepix.images import ImageSet
+from onepix.places import located
+
+SPLITS = ("split", "image_set", "what", "classes", "version")  # what torchvision's datasets call their split
+WHOLE = "all"  # the split of a dataset that is not split
+
+Parameters = dict[str, inspect.Parameter]
+
+
+def load_torchvision(settings: TorchvisionDataset, downloads: Path | None) -> ImageSet:
+    """Read a split of a torchvision dataset as 8-bit images; these are what an attack changes.
+
+    Parameters
+    ----------
+    settings : TorchvisionDataset
+        The dataset, its split, where a copy lies, and how pictures become images of one size. A dataset that
+        torchvision does not split has the split `all`. Where it takes a split and `train`, as EMNIST does, the split
+        is `letters-train`, `letters-test`, ….
+    downloads : Path or None
+        Receives downloads, in torchvision's layout; those that are there and right are kept. Not needed with a `root`.
+        If the environment variable ONEPIX_OFFLINE is set, and not to 0, only what is there is used.
+
+    Returns
+    -------
+    ImageSet
+        All images of the split; the ids are torchvision's indices.
+
+    Raises
+    ------
+    OnepixError
+        If there is no such dataset or split, it is not one of pictures with one class each, it can be neither found
+        nor downloaded, or its pictures cannot be fitted.
+    OfflineError
+        If it would have to be downloaded, and ONEPIX_OFFLINE is set.
+    """
+    source = settings.source
+    dataset = _opened(_kind(source), settings, downloads)
+    count = len(dataset)
+    if not count:
+        raise OnepixError(f"{source}: the split {settings.split} has no images")
+    labels: list[int] = []
+
+    def pictures() -> Iterator[tuple[str, Image.Image]]:
+        for index in range(count):
+            where = f"{source}, image {index}"
+            picture, label = _item(dataset, index, where)
+            labels.append(label)
+            yield where, as_eight_bit(picture, where)
+
+    images = stack(pictures(), count, settings)
+    return ImageSet(
+        images=images,
+        labels=np.array(labels, np.int64),
+        ids=np.arange(count),
+        class_names=_class_names(settings, getattr(dataset, "classes", ()), labels),
+        provenance=f"torchvision's {source.partition(':')[2]}, split {settings.split}{describe(settings)}",
+    )
+
+
+def _kind(source: str) -> type[Any]:
+    """Return the class of the dataset."""
+    base = torchvision.datasets.VisionDataset
+    kinds = {
+        name: kind
+        for name, kind in vars(torchvision.datasets).items()
+        if inspect.isclass(kind) and issubclass(kind, base) and kind is not base
+    }
+    name = source.partition(":")[2]
+    if name not in kinds:
+        same = [known for known in kinds if known.lower() == name.lower()]
+        advice = f"did you mean '{same[0]}'?" if same else nearest(name, sorted(kinds))
+        raise OnepixError(f"{source}: torchvision has no dataset '{name}'; {advice}")
+    return kinds[name]
+
+
+def _opened(kind: type[Any], settings: TorchvisionDataset, downloads: Path | None) -> Any:
+    """Construct the dataset; downloads are tried again, unless what failed would fail again."""
+    source, parameters = settings.source, _parameters(kind)
+    arguments = _split(parameters, settings) | _place(parameters, settings, downloads)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise OnepixError(f"{source}: torchvision wants '{name}' for it; it is no image classification dataset")
+
+    def attempt() -> Any:
+        try:
+            return kind(**arguments)
+        except Exception as error:
+            if isinstance(error, ValueError | TypeError) or _missing_package(error):
+                raise _failure(error, settings, downloads, arguments) from error
+            raise
+
+    try:
+        if not arguments.get("download"):
+            return kind(**arguments)
+        root: Path = arguments["root"]
+        root.mkdir(parents=True, exist_ok=True)
+        # torchvision writes in place: of two jobs that want one dataset, the second waits for the first's files.
+        with filelock.FileLock(root / f".{kind.__name__}.lock"), stall_limit():
+            return patiently(attempt)
+    except OnepixError:
+        raise
+    except Exception as error:  # a dataset's constructor reads and unpacks files, and may raise anything
+        raise _failure(error, settings, downloads, arguments) from error
+
+
+def _parameters(kind: type[Any]) -> Parameters:
+    """Return what a dataset can be constructed with; also what it passes on to its base."""
+    found: Parameters = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            own = dict(list(inspect.signature(vars(base)["__init__"]).parameters.items())[1:])  # without self
+            found = {name: value for name, value in own.items() if value.kind is not value.VAR_KEYWORD} | found
+            if all(value.kind is not value.VAR_KEYWORD for value in own.values()):
+                break
+    return found
+
+
+def _split(parameters: Parameters, settings: TorchvisionDataset) -> dict[str, Any]:
+    """Return the arguments that choose the split."""
+    name, split = next((name for name in SPLITS if name in parameters), ""), settings.split
+    if name and ("train" not in parameters or name == "what"):  # of QMNIST, `what` says more than `train`
+        return {name: split}
+    if "train" not in parameters:
+        if split != WHOLE:
+            raise OnepixError(f"{settings.source}: torchvision does not split it; expected split {WHOLE}, got {split}")
+        return {}
+    part, _, half = split.rpartition("-")
+    if half not in ("train", "test") or bool(part) != bool(name):
+        expected = f"torchvision's {name} with -train or -test after it" if name else "train or test"
+        raise OnepixError(f"{settings.source}: split {split}, expected {expected}")
+    return {"train": half == "train"} | ({name: part} if name else {})
+
+
+def _place(parameters: Parameters, settings: TorchvisionDataset, downloads: Path | None) -> dict[str, Any]:
+    """Return the arguments that say where the dataset lies, and whether it may be downloaded."""
+    source = settings.source
+    may_download = {"download": False} if "download" in parameters else {}
+    if settings.root is not None:
+        root = located(settings.root)
+        if "root" not in parameters:
+            raise OnepixError(f"{source}: reads no files; expected no root, got {root}")
+        if not root.is_dir():
+            raise OnepixError(f"{source}: root {root} is no folder; expected one with a copy in torchvision's layout")
+        return {"root": root} | may_download
+    if "root" not in parameters:
+        return {}
+    if not may_download:
+        raise OnepixError(f"{source}: torchvision cannot download it; name a folder with a copy as root")
+    if downloads is None:
+        raise OnepixError(f"{source}: no folder for downloads is named; name one, or a folder with a copy as root")
+    return {"root": downloads, "download": not is_offline()}
+
+
+def _failure(
+    error: Exception, settings: TorchvisionDataset, downloads: Path | None, arguments: dict[str, Any]
+) -> OnepixError:
+    """Say in one line why a dataset could not be constructed, and what to do."""
+    source, said = settings.source, reason(error).partition(" You can use download=True")[0]
+    if "Unknown value" in str(error):  # torchvision's words for a split that there is not
+        return OnepixError(f"{source}: {textwrap.shorten(str(error), 300, placeholder=' …')}")
+    if _missing_package(error):
+        return OnepixError(f"{source}: torchvision needs a package for it that is not installed ({said})")
+    if "root" not in arguments:
+        return OnepixError(f"{source}: {said}")
+    if settings.root is not None:
+        return OnepixError(
+            f"{source}: cannot be read from {settings.root} ({said}); expected a copy in torchvision's layout"
+        )
+    copy = f"put a copy in torchvision's layout into {downloads}, or name its folder as root"
+    if arguments["download"]:
+        return OnepixError(f"{source}: cannot be downloaded ({said}); {copy}")
+    return OfflineError(f"{source}: not whole in {downloads} ({said})", copy)
+
+
+def _missing_package(error: Exception) -> bool:
+    return isinstance(error, ImportError) or isinstance(error.__context__, ImportError)
+
+
+def _item(dataset: Any, index: int, where: str) -> tuple[Image.Image, int]:
+    """Return a picture and its label."""
+    try:
+        item = dataset[index]
+    except Exception as error:  # it reads and decodes files
+        raise OnepixError(f"{where}: cannot be read ({reason(error)})") from error
+    match item:
+        case (Image.Image() as picture, label):
+            pass
+        case _:
+            raise OnepixError(f"{where}: no picture with a label; expected an image classification dataset")
+    try:
+        return picture, operator.index(label)
+    except TypeError:
+        found = textwrap.shorten(repr(label), 80, placeholder=" …")
+        raise OnepixError(f"{where}: its label is {found}, expected an integer, the index of its class") from None
+
+
+def _class_names(
+    settings: TorchvisionDataset, classes: Sequence[str | Sequence[str]], labels: Sequence[int]
+) -> tuple[str, ...]:
+    """Return the names that are given, else torchvision's (of ImageNet's synonyms, all) if there is one a label."""
+    names = resolve(settings.class_names)
+    if names is None:
+        own = tuple(name if isinstance(name, str) else ", ".join(name) for name in classes)
+        names = own if max(labels) < len(own) else numbered(labels, settings.source)
+    for label in (max(labels), min(labels)):
+        if not 0 <= label < len(names):
+            expected = f"expected one in 0–{len(names) - 1}, the index of a class name"
+            raise OnepixError(f"{settings.source}: label {label}, {expected}")
+    return names

@@ -1,0 +1,62 @@
+"""The images that an entry of the configuration asks for, from wherever they come."""
+
+from pathlib import Path
+
+from onepix.config import (
+    ArraysDataset,
+    BundledDataset,
+    Cifar10Dataset,
+    DatasetSettings,
+    FolderDataset,
+    TorchvisionDataset,
+)
+from onepix.datasets import load_bundled
+from onepix.datasets.arrays import load_arrays
+from onepix.datasets.class_names import resolve
+from onepix.errors import OnepixError
+from onepix.images import ImageSet
+
+
+def load_dataset(
+    settings: DatasetSettings, cifar10_folder: Path | None = None, downloads: Path | None = None
+) -> ImageSet:
+    """Load the images that the configuration asks for.
+
+    Parameters
+    ----------
+    settings : DatasetSettings
+        One entry of the configuration's datasets.
+    cifar10_folder : Path, optional
+        What `fetch_cifar10` made; only `source: cifar10` needs it.
+    downloads : Path, optional
+        Receives what torchvision downloads; only `source: torchvision:NAME` without a root needs it.
+
+    Returns
+    -------
+    ImageSet
+        All of the set's images.
+
+    Raises
+    ------
+    OnepixError
+        If the images are missing or not as they should be.
+    """
+    match settings:
+        case BundledDataset():
+            return load_bundled()
+        case ArraysDataset():
+            return load_arrays(Path(settings.path), resolve(settings.class_names))
+        case Cifar10Dataset():
+            from onepix.datasets.cifar10 import read_cifar10
+
+            if cifar10_folder is None:
+                raise OnepixError("dataset cifar10: no folder is named; expected one made by fetch_cifar10")
+            return read_cifar10(cifar10_folder, settings.split)
+        case FolderDataset():
+            from onepix.datasets.folder import load_folder
+
+            return load_folder(settings)
+        case TorchvisionDataset():
+            from onepix.datasets.from_torchvision import load_torchvision
+
+            return load_torchvision(settings, downloads)
