@@ -30,8 +30,13 @@ class Goal:
 
     def reached(self, logits: Tensor) -> Tensor:
         """Return whether the class with the largest logit is one that is wanted: bool, (N,)."""
-        seen = logits.argmax(1)
-        return torch.where(self.targets == UNTARGETED, seen != self.labels, seen == self.targets)
+        return self.reached_by(logits.argmax(1))
+
+    def reached_by(self, classes: Tensor) -> Tensor:
+        """Return whether classes that were seen, int64, shape (N, …), are ones that are wanted: bool, same shape."""
+        shape = (-1, *(1 for _ in classes.shape[1:]))
+        labels, targets = self.labels.reshape(shape), self.targets.reshape(shape)
+        return torch.where(targets == UNTARGETED, classes != labels, classes == targets)
 
     def margin(self, logits: Tensor, settings: AttackSettings | None = None) -> Tensor:
         """Return how far each candidate is from its goal in logits, (N,): negative where it is reached.

@@ -10,7 +10,7 @@ import xarray as xr
 
 from onepix.attacks.goal import Goal
 from onepix.config import UNTARGETED, Engine, Settings
-from onepix.engine import choose_device, choose_micro_batch, keep_memory
+from onepix.engine import Evaluator, choose_device, keep_memory
 from onepix.errors import OnepixError
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
@@ -37,15 +37,15 @@ def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path)
     images = read_images(dataset)
     places = images.places(successes["image_id"])
     classifier = load_network_file(checked_data(network), device)
-    _, height, width, channels = images.images.shape
-    colours = np.array([values[0] for values in successes["values"]], np.uint8).reshape(-1, channels)
+    shape = images.images.shape[1:]
+    evaluator = Evaluator(classifier, job.engine, shape)
+    colours = np.array([values[0] for values in successes["values"]], np.uint8).reshape(-1, shape[2])
     targets = successes["target"].fillna(UNTARGETED).to_numpy(np.int64)
     maps = position_maps(
-        classifier,
+        evaluator,
         torch.from_numpy(images.images[places]).to(device),
         Goal(torch.from_numpy(images.labels[places]).to(device), torch.tensor(targets, device=device)),
         torch.from_numpy(colours).to(device),
-        choose_micro_batch(job.engine.micro_batch, device, height, width),
         f"locality {name_of(network)} {output.stem}",
     )
     data = output.with_suffix(".zarr")
@@ -55,6 +55,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path)
         data,
         job.model_dump(mode="json"),
         image_ids=successes["image_id"].tolist(),
+        evaluation=evaluator.facts,
         **provenance(device, dataset=dataset, network=network, attack=attack),
     )
 

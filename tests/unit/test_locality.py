@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onepix.attacks.goal import Goal
-from onepix.config import Statistics
-from onepix.engine import logits
+from onepix.config import Engine, Statistics
+from onepix.engine import Evaluator, logits
 from onepix.locality import (
     distance_profile,
     drawn_controls,
@@ -33,15 +33,16 @@ from onepix.position_maps import position_maps
 FEW = Statistics(resamples=200)
 
 
-def test_the_positions_that_flip_are_those_of_the_rule():
+@pytest.mark.parametrize("round_size", [4096, 10])
+def test_the_positions_that_flip_are_those_of_the_rule(monkeypatch, round_size):
     """Class 1 where the summed red of row 2 is above 100: the whole row flips, by 155 each, and nothing else."""
+    monkeypatch.setattr("onepix.position_maps.ROUND_SIZE", round_size)
     images = blank(2, 4, 6)
     maps = position_maps(
-        rule(lambda x: x[:, 0, 2].sum(1) - 100.0),
+        Evaluator(rule(lambda x: x[:, 0, 2].sum(1) - 100.0), Engine(micro_batch=5), (4, 6, 3)),
         torch.from_numpy(images.images),
         Goal(torch.from_numpy(images.labels), torch.tensor([-1, -1])),
         torch.tensor([[255, 0, 0], [100, 255, 255]], dtype=torch.uint8),
-        micro_batch=5,
     )
     expected = np.zeros((4, 6), bool)
     expected[2] = True
@@ -50,13 +51,16 @@ def test_the_positions_that_flip_are_those_of_the_rule():
     np.testing.assert_array_equal(maps.margin[0], np.where(expected, -155, 100))
 
 
-def test_one_pass_at_a_time_gives_the_same_map():
+@pytest.mark.parametrize("settings", [{"bound": 1e9}, {}, {"precision": "bfloat16"}])
+def test_one_pass_at_a_time_gives_the_same_map(settings):
     torch.manual_seed(1)
     classifier = Classifier(build("resnet8", channels=1), (0.5,), (0.25,)).eval()
     images = torch.randint(0, 256, (2, 6, 9, 1), dtype=torch.uint8)
     labels = logits(classifier, images, 8).argmax(1)
     colours = torch.tensor([[255], [0]], dtype=torch.uint8)
-    maps = position_maps(classifier, images, Goal(labels, torch.tensor([-1, -1])), colours, micro_batch=8)
+    evaluator = Evaluator(classifier, Engine(micro_batch=8, **settings), (6, 9, 1))
+    maps = position_maps(evaluator, images, Goal(labels, torch.tensor([-1, -1])), colours)
+    error = 0 if settings.get("bound") else 0.1  # all evaluated in float32, or what is far from a flip screened only
     for image in range(2):
         for row in range(6):
             for column in range(9):
@@ -64,13 +68,14 @@ def test_one_pass_at_a_time_gives_the_same_map():
                 changed[row, column] = colours[image]
                 output = logits(classifier, changed[None], 8)[0]
                 others = torch.cat([output[: labels[image]], output[labels[image] + 1 :]])
-                assert maps.margin[image, row, column] == (output[labels[image]] - others.max()).item()
+                margin = (output[labels[image]] - others.max()).item()
+                assert maps.margin[image, row, column] == pytest.approx(margin, abs=error, rel=0)
                 assert maps.flips[image, row, column] == (output.argmax() != labels[image]).item()
 
 
 def test_without_successes_the_maps_are_empty():
     maps = position_maps(
-        rule(lambda x: x.sum((1, 2, 3))),
+        Evaluator(rule(lambda x: x.sum((1, 2, 3))), Engine(), (4, 6, 3)),
         torch.zeros(0, 4, 6, 3, dtype=torch.uint8),
         Goal(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)),
         torch.zeros(0, 3, dtype=torch.uint8),
