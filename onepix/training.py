@@ -12,22 +12,43 @@ from torch import Tensor, nn
 from onepix.config import Recipe
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
-from onepix.models import LENET
+from onepix.models import family_of
 from onepix.models.classifier import Classifier
 from onepix.progress import progress_bar
 from onepix.store import replacing
 
 WARM_UP = 0.25  # share of the steps in which the learning rate rises
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the CIFAR-10 training set, by channel
+# By family. From nin on, batch size, weight decay and epochs are those of the sources named; their learning rates fall
+# in steps, and their first one, or half of it where weights that start larger call for care, is the peak of ours.
 RECIPES = {
     "lenet": Recipe(epochs=60, peak_learning_rate=0.05, crop_padding=2),
     "resnet": Recipe(epochs=40, peak_learning_rate=0.2, precision="bfloat16"),
+    # The solver that Lin et al. (2014) published: 120,000 steps of 128 images, first rate 0.1.
+    "nin": Recipe(epochs=307, peak_learning_rate=0.05, weight_decay=1e-4, precision="bfloat16"),
+    # Springenberg et al. (2015), section 3: first rate from 0.25, 0.1, 0.05 and 0.01; the batch size is not stated.
+    "allconv": Recipe(epochs=350, peak_learning_rate=0.05, weight_decay=1e-3, precision="bfloat16"),
+    # Zagoruyko's training of it (2015), which Li et al. (2017) follow; the first rate there is 1, here a ResNet's.
+    "vgg": Recipe(epochs=300, peak_learning_rate=0.1, precision="bfloat16"),
+    # Zagoruyko and Komodakis (2016), section 3.
+    "wrn": Recipe(epochs=200, peak_learning_rate=0.1, precision="bfloat16"),
+    # Huang et al. (2017), section 4.2.
+    "densenet": Recipe(epochs=300, batch_size=64, peak_learning_rate=0.1, weight_decay=1e-4, precision="bfloat16"),
+    # The example of training that Hassani et al. (2021) published, without its AutoAugment and label smoothing.
+    "vit": Recipe(
+        epochs=200,
+        optimiser="adamw",
+        initialisation="own",
+        peak_learning_rate=5e-4,
+        weight_decay=3e-2,
+        precision="bfloat16",
+    ),
 }
 
 
 def recipe_for(architecture: str) -> Recipe:
-    """Return the recipe of an architecture of ours; a ResNet's serves every depth and every other network."""
-    return RECIPES["lenet" if LENET.fullmatch(architecture) else "resnet"]
+    """Return the recipe of an architecture's family; a ResNet's serves whatever has none."""
+    return RECIPES.get(family_of(architecture) or "", RECIPES["resnet"])
 
 
 @dataclasses.dataclass
@@ -51,14 +72,15 @@ def train(
     Parameters
     ----------
     classifier : Classifier
-        Freshly built; its parameters are initialised here from `seed`.
+        Freshly built. Its convolutions and linear layers are initialised here from `seed`, unless the recipe keeps
+        what they were built with: then seed PyTorch before building.
     training : ImageSet
         uint8 images and labels.
     recipe : Recipe
-        Stochastic gradient descent with Nesterov momentum, the learning rate rising and then falling
+        Stochastic gradient descent with Nesterov momentum, or AdamW, the learning rate rising and then falling
         linearly, on randomly cropped and mirrored images.
     seed : int
-        Fixes initial weights, order and augmentation.
+        Fixes initial weights, order, augmentation and dropout.
     checkpoint : Path
         Written after each epoch.
     device : str
@@ -134,6 +156,7 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
 
 def _train_epoch(state: _State, images: Tensor, labels: Tensor, recipe: Recipe, seed: int) -> float:
     """Train one epoch, its randomness set by seed and epoch alone; return the mean loss."""
+    torch.manual_seed(_seed_of(seed, state.epoch))  # for dropout
     losses = []
     steps_an_epoch = len(images) // recipe.batch_size
     for step, (batch, target) in enumerate(_batches(images, labels, recipe, seed, state.epoch)):
@@ -149,24 +172,39 @@ def _train_epoch(state: _State, images: Tensor, labels: Tensor, recipe: Recipe, 
     return float(torch.stack(losses).mean())
 
 
+def _seed_of(seed: int, epoch: int) -> int:
+    return seed * 100_003 + epoch
+
+
 def _batches(images: Tensor, labels: Tensor, recipe: Recipe, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    generator = torch.Generator().manual_seed(_seed_of(seed, epoch))
     order = torch.randperm(len(images), generator=generator).to(images.device)
     full = len(images) // recipe.batch_size * recipe.batch_size
     for index in torch.split(order[:full], recipe.batch_size):
         yield augment(images[index], recipe, generator), labels[index]
 
 
-def _start_or_resume(classifier: Classifier, recipe: Recipe, seed: int, checkpoint: Path) -> _State:
+def _initialise(classifier: Classifier, seed: int) -> None:
     torch.manual_seed(seed)
     for module in classifier.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    optimiser = torch.optim.SGD(
-        classifier.parameters(), lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-    )
+
+
+def _optimiser(classifier: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser; the learning rate is set at every step."""
+    parameters, decay = classifier.parameters(), recipe.weight_decay
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, lr=0.0, betas=(recipe.momentum, 0.999), weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=0.0, momentum=recipe.momentum, weight_decay=decay, nesterov=True)
+
+
+def _start_or_resume(classifier: Classifier, recipe: Recipe, seed: int, checkpoint: Path) -> _State:
+    if recipe.initialisation == "he":
+        _initialise(classifier, seed)
+    optimiser = _optimiser(classifier, recipe)
     state = _State(classifier, optimiser, 0)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=classifier.mean.device)

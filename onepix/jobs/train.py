@@ -3,15 +3,19 @@
 import hashlib
 from pathlib import Path
 
+import torch
+
 from onepix.config import Engine, NetworkSettings, Settings, canonical
 from onepix.datasets.cifar10 import read_cifar10
 from onepix.engine import choose_device
 from onepix.errors import OnepixError
 from onepix.jobs import read_settings
-from onepix.models import build
+from onepix.models import build, default_classes
 from onepix.models.classifier import Classifier
 from onepix.models.weights import save_classifier
 from onepix.training import MEAN, STD, accuracy, recipe_for, train
+
+CLASSES = 10
 
 
 class Train(Settings):
@@ -25,10 +29,15 @@ def run(settings: str, cifar10: Path, output: Path) -> float:
     """Write trained weights to `output`, resuming from a checkpoint beside it; return the test accuracy."""
     job = read_settings(Train, settings)
     network = job.network
-    if (network.classes, network.channels) != (10, 3):
-        raise OnepixError(f"network {network.architecture}: CIFAR-10 has 10 classes and 3 channels")
+    classes = network.classes or default_classes(network.architecture)
+    if (classes, network.channels) != (CLASSES, 3):
+        raise OnepixError(
+            f"network {network.architecture}: CIFAR-10 has {CLASSES} classes and 3 channels, "
+            f"got {classes} and {network.channels}"
+        )
     recipe = network.recipe or recipe_for(network.architecture)
-    classifier = Classifier(build(network.architecture), network.mean or MEAN, network.std or STD)
+    torch.manual_seed(network.seed)  # for a recipe that keeps what the network is built with
+    classifier = Classifier(build(network.architecture, classes), network.mean or MEAN, network.std or STD)
     device = choose_device(job.engine.device)
     identity = canonical({"architecture": network.architecture, "recipe": recipe, "seed": network.seed})
     name = f".{output.name}.{hashlib.sha256(identity.encode()).hexdigest()[:12]}.checkpoint"
@@ -38,7 +47,7 @@ def run(settings: str, cifar10: Path, output: Path) -> float:
     reached = accuracy(classifier, read_cifar10(cifar10, "test"), device)
     metadata = {
         "architecture": network.architecture,
-        "classes": network.classes,
+        "classes": classes,
         "channels": network.channels,
         "recipe": recipe.model_dump(),
         "seed": network.seed,
