@@ -45,4 +45,13 @@ def provenance(device: str, **inputs: Path) -> Mapping[str, Any]:
         "hardware": hardware,
         "threads": torch.get_num_threads(),
         "inputs": {name: read_manifest(path)["sha256"] for name, path in inputs.items()},
+        **_network(inputs.get("network")),
     }
+
+
+def _network(manifest: Path | None) -> Mapping[str, Any]:
+    """Return what a network is and sees: its architecture, where its weights come from, and its input scaling."""
+    if manifest is None:
+        return {}
+    metadata = read_manifest(manifest)["metadata"]
+    return {"network": {key: metadata[key] for key in ("architecture", "mean", "std", "weights") if key in metadata}}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from onepix.config import NetworkSettings, Settings
 from onepix.jobs import read_settings
-from onepix.models.weights import load_classifier, read_metadata, save_classifier, weights_path
+from onepix.models.sources import find, load_classifier
+from onepix.models.weights import read_metadata, save_classifier
 from onepix.store import write_manifest
 
 
@@ -14,17 +15,20 @@ class FetchNetwork(Settings):
     network: NetworkSettings
 
 
-def run(settings: str, trained: Path | None, output: Path) -> None:
-    """Write `weights.safetensors` and its manifest `output`; `trained` holds the weights of `weights: train`."""
+def run(settings: str, trained: Path | None, output: Path) -> str:
+    """Write `weights.safetensors` and its manifest `output`; return where the weights came from, in words.
+
+    `trained` holds the weights of `weights: train`.
+    """
     job = read_settings(FetchNetwork, settings)
-    source = trained or weights_path(job.network)
-    classifier = load_classifier(job.network, source)
-    metadata = {
-        **(read_metadata(source) if source else {}),
+    source = find(job.network, trained)
+    classifier, metadata = load_classifier(job.network, source)
+    metadata |= {
         "architecture": job.network.architecture,
-        "classes": job.network.classes,
+        "classes": job.network.classes or metadata.get("classes"),
         "channels": job.network.channels,
     }
     data = output.parent / "weights.safetensors"
     save_classifier(classifier, data, metadata)
     write_manifest(output, data, job.model_dump(mode="json"), metadata=read_metadata(data))
+    return f"{source.origin} (verified {source.verified})" if source.sha256 else source.origin

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from onepix.config import NetworkSettings, canonical
+from onepix.config import canonical
 from onepix.errors import OnepixError
 from onepix.models import build
 from onepix.models.classifier import Classifier
-from onepix.store import digest, replacing
+from onepix.store import replacing
 
 KEY = "onepix"  # one entry for all metadata: safetensors writes several in random order, and files would differ
 COUNTER = "num_batches_tracked"  # of batch normalisation; plays no part in evaluation
@@ -53,64 +53,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise OnepixError(f"{path}: not a whole safetensors file ({error})") from None
 
 
-def load_classifier(settings: NetworkSettings, path: Path | None) -> Classifier:
-    """Build a network and load its weights.
-
-    Parameters
-    ----------
-    settings : NetworkSettings
-        Architecture, input scaling, and the hash that the file must have.
-    path : Path or None
-        A safetensors file; None if the architecture is a factory that loads its own weights.
-
-    Returns
-    -------
-    Classifier
-        On the CPU, in evaluation mode.
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Put tensors into a network, all of them or none.
 
     Raises
     ------
     OnepixError
-        If the file is missing, truncated, of another hash or architecture, or the input scaling is not known.
+        If tensors are missing, unexpected or of another shape; it names the first of each.
     """
-    network = build(settings.architecture, settings.classes, settings.channels)
-    metadata: dict[str, Any] = {}
-    if path is not None:
-        metadata = read_metadata(path)
-        if settings.sha256 is not None and digest(path) != settings.sha256:
-            raise OnepixError(f"{path}: SHA-256 is {digest(path)}, expected {settings.sha256}")
-        _load_tensors(network, load_file(path), f"{path} into {settings.architecture}")
-    mean, std = (getattr(settings, name) or tuple(metadata.get(name, ())) for name in ("mean", "std"))
-    if not mean or not std:
-        raise OnepixError(
-            f"network {settings.architecture}: its weights do not state an input scaling; "
-            "set mean and std, one number a channel"
-        )
-    return Classifier(network, mean, std).eval()
-
-
-def weights_path(settings: NetworkSettings) -> Path | None:
-    """Return the file that a network's entry names; None for a factory's own weights.
-
-    Raises
-    ------
-    OnepixError
-        If no weights are bundled for the architecture.
-    """
-    if settings.weights == "factory":
-        return None
-    if settings.weights != "bundled":
-        return Path(settings.weights)
-    files = bundled()
-    if settings.architecture not in files:
-        raise OnepixError(
-            f"network {settings.architecture}: no weights are bundled for it, only for {', '.join(files)}; "
-            "set weights to train or to the path of a .safetensors file"
-        )
-    return files[settings.architecture]
-
-
-def _load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     expected = network.state_dict()
     missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
     unexpected = [name for name in tensors if name not in expected and not name.endswith(COUNTER)]
@@ -129,14 +79,22 @@ def _load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], what: str) 
 
 
 def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classifier:
-    """Load a safetensors file whose metadata state all that is needed; errors as in `load_classifier`."""
+    """Load a network that onepix has written: the file's metadata state all that is needed.
+
+    Returns
+    -------
+    Classifier
+        In evaluation mode.
+
+    Raises
+    ------
+    OnepixError
+        If the file is missing, truncated, or was not written by onepix.
+    """
     metadata = read_metadata(path)
     if "architecture" not in metadata:
         raise OnepixError(f"{path}: its metadata do not name an architecture; it was not written by onepix")
-    settings = NetworkSettings(
-        architecture=metadata["architecture"],
-        weights=str(path),
-        classes=metadata["classes"],
-        channels=metadata["channels"],
-    )
-    return load_classifier(settings, path).to(device)
+    network = build(metadata["architecture"], metadata["classes"], metadata["channels"])
+    fill(network, load_file(path), f"{path} into {metadata['architecture']}")
+    mean, std = (value if isinstance(value, float) else tuple(value) for value in (metadata["mean"], metadata["std"]))
+    return Classifier(network, mean, std).eval().to(device)

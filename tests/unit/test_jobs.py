@@ -9,7 +9,7 @@ from onepix.errors import OnepixError
 from onepix.images import ImageSet
 from onepix.jobs import fetch_network, train
 from onepix.models.weights import load_network_file, read_metadata
-from onepix.store import checked_data
+from onepix.store import checked_data, digest
 from onepix.training import accuracy
 
 RECIPE = {"epochs": 2, "batch_size": 16, "peak_learning_rate": 0.05}
@@ -46,7 +46,9 @@ def test_trained_weights_state_recipe_seed_and_accuracy(tiny_cifar10, tmp_path):
     fetch_network.run(json.dumps({"network": NETWORK}), output, manifest)
     again = load_network_file(checked_data(manifest))
     assert accuracy(again, tiny_cifar10["test"], "cpu") == reached
-    assert read_metadata(checked_data(manifest)) == metadata
+    fetched = read_metadata(checked_data(manifest))
+    assert fetched.pop("weights")["sha256"] == digest(output)
+    assert fetched == metadata
 
 
 def test_another_recipe_starts_afresh_from_an_interrupted_one(tiny_cifar10, tmp_path, monkeypatch):
