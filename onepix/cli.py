@@ -50,11 +50,20 @@ def fetch_dataset(
     settings: Settings,
     output: Output,
     cifar10: Annotated[Path | None, typer.Option(help="The folder that fetch-cifar10 made.")] = None,
+    downloads: Annotated[Path | None, typer.Option(help="Where torchvision's downloads are kept.")] = None,
 ) -> None:
     """Fetch one dataset."""
     from onepix.jobs import fetch_dataset
 
-    fetch_dataset.run(settings, cifar10, output)
+    fetch_dataset.run(settings, cifar10, downloads, output)
+
+
+@app.command()
+def select(settings: Settings, dataset: Manifest, output: Output) -> None:
+    """List the images that a rule chooses from a dataset."""
+    from onepix.jobs import select
+
+    select.run(settings, dataset, output)
 
 
 @app.command()
@@ -102,7 +111,7 @@ def fetch_network(
     """Fetch one network and check its weights."""
     from onepix.jobs import fetch_network
 
-    fetch_network.run(settings, trained, output)
+    typer.echo(f"weights of {output.parent.name}: {fetch_network.run(settings, trained, output)}")
 
 
 @app.command()
@@ -242,6 +251,22 @@ def draw_sharing(settings: Settings, table: Table, output: Output) -> None:
     from onepix.jobs import share
 
     share.run_draw(settings, table, output)
+
+
+@app.command()
+def check(
+    config: Annotated[list[Path], typer.Argument(help="A configuration; of several files, later ones add to earlier.")],
+    sample: Annotated[int, typer.Option(help="Images on which accuracy is measured.", min=1)] = 100,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch what is not at hand.")] = False,
+) -> None:
+    """Try every network and dataset of a configuration before it runs."""
+    from onepix.check import check
+    from onepix.check_table import show
+    from onepix.config import load
+
+    study = load(*config)
+    if faults := show(study, check(study, sample, fetch)):
+        raise OnepixError(f"{faults} of the rows above would stop the run")
 
 
 @app.command()

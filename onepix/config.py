@@ -17,6 +17,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 S = TypeVar("S", bound=BaseModel)
 UNTARGETED = -1  # in place of a target, where numbers cannot be missing
+HASH = re.compile(r"[0-9a-f]{8,64}")
 RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 
 
@@ -60,21 +61,83 @@ class Cifar10Dataset(Settings):
     split: Literal["train", "test"] = "test"
 
 
+ClassNames = tuple[str, ...] | Literal["imagenet"]
+
+
 class ArraysDataset(Settings):
     """Your own images: an .npz file with `images` (uint8; image, y, x, channel) and `labels`."""
 
     source: Literal["arrays"]
     path: str
-    class_names: tuple[str, ...] | None = Field(None, description="Default: the labels as numbers.")
+    class_names: ClassNames | None = Field(None, description="Default: the labels as numbers.")
 
 
-DatasetSettings = Annotated[BundledDataset | Cifar10Dataset | ArraysDataset, Field(discriminator="source")]
+Side = Annotated[int, Field(ge=1)]
+
+
+class Pictures(Settings):
+    """How pictures of any size become 8-bit images of one size: what the attack changes and the network sees."""
+
+    resize: Side | tuple[Side, Side] | None = Field(
+        None, description="The shorter side in pixels, proportions kept; or height and width. Default: as they are."
+    )
+    crop: Side | tuple[Side, Side] | None = Field(
+        None, description="From the middle, after resizing: a square's side, or height and width. Default: none."
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="For resize, with antialiasing."
+    )
+    channels: Literal[1, 3] | None = Field(
+        None, description="Default: 1 where all pictures are grey; else 3, and grey ones are repeated."
+    )
+
+
+class FolderDataset(Pictures):
+    """A folder of pictures, with classes by subfolder or by a CSV file."""
+
+    source: Literal["folder"]
+    path: str = Field(description="The folder; package:NAME/FOLDER lies in an installed Python package.")
+    labels: str | None = Field(
+        None, description="A CSV file with the columns file and label; default: a class is a subfolder."
+    )
+    class_names: ClassNames | None = Field(
+        None, description="In the order of the network's outputs; default: the subfolders, or the labels, sorted."
+    )
+
+
+class TorchvisionDataset(Pictures):
+    """A classification dataset of torchvision, which downloads and checks it."""
+
+    source: str = Field(pattern=r"^torchvision:\w+$", description="torchvision:CIFAR100, or another of its datasets.")
+    split: str = Field("test", description="As torchvision names it: train, test, val, …")
+    root: str | None = Field(None, description="A folder with a copy in torchvision's layout; default: download.")
+    class_names: ClassNames | None = Field(None, description="Default: torchvision's, or the labels as numbers.")
+
+
+def _source(value: Any) -> str | None:
+    """Return the kind of source that a dataset's entry names."""
+    named = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
+    return "torchvision:NAME" if str(named).startswith("torchvision:") else named
+
+
+DatasetSettings = Annotated[
+    Annotated[BundledDataset, Tag("bundled")]
+    | Annotated[Cifar10Dataset, Tag("cifar10")]
+    | Annotated[ArraysDataset, Tag("arrays")]
+    | Annotated[FolderDataset, Tag("folder")]
+    | Annotated[TorchvisionDataset, Tag("torchvision:NAME")],
+    Discriminator(_source),
+]
 
 
 class Recipe(Settings):
     """How a network is trained on CIFAR-10."""
 
     epochs: int = Field(ge=1)
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd: with Nesterov momentum.")
+    initialisation: Literal["he", "own"] = Field(
+        "he", description="he: He et al. (2015) for convolutions and linear layers; own: as the architecture is built."
+    )
     batch_size: int = Field(128, ge=1)
     peak_learning_rate: float = Field(gt=0)
     momentum: float = Field(0.9, gt=0, lt=1)
@@ -88,19 +151,39 @@ class NetworkSettings(Settings):
     """An architecture, its weights and its input scaling: the network sees (image / 255 − mean) / std."""
 
     architecture: str = Field(
-        description="lenet, lenet-k3 (or any kernel), resnet20 (or any depth 6n + 2), or package.module:factory."
+        description="One of onepix, such as lenet or resnet20; torchvision:NAME; or package.module:factory."
     )
     weights: str = Field(
         "bundled",
-        description="bundled, train, factory (the factory loads its own), or the path of a .safetensors file.",
+        description="bundled, train, factory (the factory loads its own), torchvision or torchvision:ENTRY, a URL, "
+        "a path, or package:NAME/PATH in an installed Python package. Files are safetensors, torch checkpoints or "
+        "Keras 2 HDF5.",
     )
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Of the weights file.")
+    sha256: str | None = Field(
+        None,
+        description="Of the weights file; a prefix of 8 digits or more will do. A URL needs it.",
+    )
     mean: tuple[float, ...] | None = Field(None, description="A number a channel; default: what the weights file says.")
     std: tuple[float, ...] | None = None
-    classes: int = Field(10, ge=2)
+    classes: int | None = Field(None, ge=2, description="Default: 1000 of torchvision's, 10 of onepix's architectures.")
     channels: int = Field(3, ge=1)
     recipe: Recipe | None = Field(None, description="For weights: train. Default: the architecture's own recipe.")
     seed: int = Field(0, ge=0, description="For weights: train.")
+
+    @field_validator("sha256", mode="before")
+    @classmethod
+    def _digits_are_text(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, str) and HASH.fullmatch(value.lower())):
+            raise ValueError(f"expected 64 hexadecimal digits, or at least the first 8, in quotes, got {value!r}")
+        return value and value.lower()
+
+    @model_validator(mode="after")
+    def _a_url_is_verified(self) -> "NetworkSettings":
+        if self.weights.startswith(("http://", "https://")) and self.sha256 is None:
+            raise ValueError("sha256 is missing; weights from a URL are only taken if their SHA-256 is known")
+        if self.weights.partition(":")[0] == "torchvision" and not self.architecture.startswith("torchvision:"):
+            raise ValueError(f"weights {self.weights} go with torchvision:NAME, not with {self.architecture}")
+        return self
 
     @model_validator(mode="after")
     def _scaling_is_whole(self) -> "NetworkSettings":
@@ -228,27 +311,44 @@ AttackSettings = Annotated[
 ]
 
 
+class Selection(Settings):
+    """Images chosen by a rule: one of `first`, `per_class` and `file`."""
+
+    first: int | None = Field(None, ge=1, description="The first n of the dataset.")
+    per_class: int | None = Field(None, ge=1, description="So many of each class, drawn at random.")
+    seed: int = Field(0, ge=0, description="For per_class; with the same seed, a larger number adds images.")
+    file: str | None = Field(None, description="A text file with ids or ranges; # begins a comment.")
+
+    @model_validator(mode="after")
+    def _is_one_rule(self) -> "Selection":
+        given = [name for name in ("first", "per_class", "file") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of first, per_class and file, got {' and '.join(given) or 'none'}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """A name for files that hold the chosen images."""
+        return f"first-{self.first}" if self.first else f"per-class-{self.per_class}-seed-{self.seed}"
+
+
 class Run(Settings):
     """Images of one dataset, attacked on each of the networks by each of the attacks."""
 
     dataset: Name
     networks: tuple[Name, ...] = Field(min_length=1)
     attacks: tuple[Name, ...] = Field(min_length=1)
-    images: int | str | tuple[int, ...] = Field(
-        description="Ids: 7, a range such as 0-49, several with commas, a list."
+    images: int | str | tuple[int, ...] | Selection = Field(
+        description="Ids: 7, a range such as 0-49, several with commas, a list; or a rule: {first: 100}, "
+        "{per_class: 10, seed: 0}, {file: ids.txt}."
     )
 
     @field_validator("images")
     @classmethod
-    def _can_be_read(cls, value: int | str | tuple[int, ...]) -> int | str | tuple[int, ...]:
-        if not parse_ids(value):
+    def _can_be_read(cls, value: int | str | tuple[int, ...] | Selection) -> int | str | tuple[int, ...] | Selection:
+        if not isinstance(value, Selection) and not parse_ids(value):
             raise ValueError("no image is selected")
         return value
-
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """The selected ids, ascending, each once."""
-        return parse_ids(self.images)
 
 
 class Engine(Settings):
@@ -352,7 +452,7 @@ class Config(Settings):
 
 
 def parse_ids(selection: int | str | Iterable[int]) -> tuple[int, ...]:
-    """Read an image selection: 7, '0-24', '0-9, 20, 30-39' or a list of ids.
+    """Read image ids, ascending, each once: 7, '0-24', '0-9, 20, 30-39' or a list of ids.
 
     Raises
     ------
@@ -392,15 +492,25 @@ def parse(values: Any, source: str) -> Config:
     return validated(Config, values, source)
 
 
-def load(path: Path) -> Config:
-    """Read and check a YAML configuration file; errors as in `parse`."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise OnepixError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise OnepixError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    return parse(values, str(path))
+def load(*paths: Path) -> Config:
+    """Read and check a YAML configuration; of several files, later ones add to earlier ones. Errors as in `parse`."""
+    values: Any = None
+    for path in paths:
+        try:
+            read = yaml.safe_load(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise OnepixError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        except yaml.YAMLError as error:
+            raise OnepixError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        values = _merged(values, read)
+    return parse(values, " + ".join(map(str, paths)))
+
+
+def _merged(values: Any, later: Any) -> Any:
+    """Put later values into earlier ones, key by key, as Snakemake does with several configuration files."""
+    if not (isinstance(values, Mapping) and isinstance(later, Mapping)):
+        return later
+    return {**values, **{key: _merged(values.get(key), value) for key, value in later.items()}}
 
 
 def validated(model: type[S], values: Any, source: str) -> S:
@@ -434,7 +544,9 @@ def _lines(errors: Sequence[Any], values: Any, source: str) -> list[str]:
         if error["type"] == "too_short" and error["input"]:
             continue  # after an error inside an item, pydantic also reports that its list is too short
         places.setdefault(_place(error, values), []).append(error)
-    return [f"{source}: {place}{': ' if place else ''}{_what(found)}" for place, found in places.items()]
+    # Where one of several types is a model, what is wrong inside it says more than that it is none of the other types.
+    deepest = {place: e for place, e in places.items() if not any(other.startswith(f"{place}.") for other in places)}
+    return [f"{source}: {place}{': ' if place else ''}{_what(found)}" for place, found in deepest.items()]
 
 
 def _place(error: Any, values: Any) -> str:

@@ -87,6 +87,7 @@ def attack_images(
     height, width, channels = images.images.shape[1:]
     evaluator = Evaluator(classifier, engine, (height, width, channels))
     clean = clean_logits(classifier, pictures, evaluator.classify)
+    images = images.with_classes(clean.shape[1])
     _check(clean, images, settings)
     rows = _rows(images, clean, settings.target)
     task = _task(evaluator, images, clean, rows, settings)
@@ -115,8 +116,6 @@ def clean_logits(classifier: Classifier, pictures: Tensor, classify: Callable[[T
 
 def _check(clean: Tensor, images: ImageSet, settings: AttackSettings) -> None:
     classes = len(images.class_names)
-    if clean.shape[1] != classes:
-        raise OnepixError(f"the network has {clean.shape[1]} classes, the images have {classes}")
     if not clean.isfinite().all():
         raise OnepixError("the network gives logits that are not finite on unchanged images")
     if isinstance(settings.target, int) and settings.target >= classes:

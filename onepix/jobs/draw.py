@@ -48,6 +48,8 @@ def run(
     images = read_images(dataset)
     records = read_records([tables / "attacks.parquet"])
     attacked = records[records["eligible"]]
+    seen = int(records[["clean_class", "adversarial_class"]].max().max()) + 1
+    images = images.with_classes(max(seen, len(images.class_names)))
     trees = [read_tree(checked_data(manifest)) for manifest in propagation]
     positions = [read_tree(checked_data(manifest)) for manifest in locality]
     figures: dict[str, Callable[[], Figure]] = {

@@ -58,7 +58,7 @@ def changed(path, value):
         (["networks", "a b"], {"architecture": "lenet"}, "String should match pattern"),
         (["networks", "a;b"], {"architecture": "lenet"}, "String should match pattern"),
         (["networks", "lenet", "mean"], [0.5, 0.5, 0.5], "mean and std go together"),
-        (["networks", "lenet", "sha256"], "12", "networks.lenet.sha256: String should match pattern"),
+        (["networks", "lenet", "sha256"], "12", "networks.lenet.sha256: expected 64 hexadecimal digits, or at least"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_its_place(path, value, told):
@@ -110,9 +110,19 @@ def test_canonical_json_depends_on_values_alone():
     assert canonical({"a": 2, "b": 1}) != canonical({"a": 1, "b": 2})
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda file: file.name)
+NETWORKS = ROOT / "config" / "networks.yaml"
+STUDIES = sorted(set((ROOT / "config").glob("*.yaml")) - {NETWORKS})
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.name)
 def test_configurations_that_come_with_onepix_are_valid(file):
     assert load(file).runs
+
+
+def test_later_files_add_to_earlier_ones_as_snakemake_does():
+    joined = load(NETWORKS, ROOT / "config" / "config.yaml")
+    assert {"lenet", "resnet20", "resnet1202-akamaster", "lenet-keras"} <= set(joined.networks)
+    assert joined.runs == load(ROOT / "config" / "config.yaml").runs
 
 
 def test_the_schema_in_the_repository_is_the_models():

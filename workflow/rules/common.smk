@@ -1,6 +1,7 @@
 """The configuration, the chunks of images, and the paths and inputs that rules share."""
 
 import ast
+import functools
 import os
 import re
 import sys
@@ -9,8 +10,10 @@ from shlex import quote
 
 import onepix
 import onepix.config
-from onepix.config import ArraysDataset, Cifar10Dataset, canonical
+from onepix.config import ArraysDataset, Cifar10Dataset, FolderDataset, Selection, canonical
 from onepix.errors import OnepixError
+from onepix.places import PACKAGE
+from onepix.selection import ids_in_file, listed_ids
 
 if not workflow.overwrite_configfiles:
 
@@ -33,10 +36,12 @@ DATA, RESULTS = CONFIG.data, CONFIG.results
 LIBRARY = Path(os.path.relpath(Path(onepix.__file__).parent))  # relative, so that a study can be moved
 
 STAGES = ("attack", "propagation", "locality", "controls")
-# (dataset, network, attack) → image ids
+# Rules for choosing images, by name
+SELECTIONS = {run.images.name: run.images for run in CONFIG.runs if isinstance(run.images, Selection)}
+# (dataset, network, attack) → the place in the configuration's list of runs
 RUNS = {
-    (run.dataset, network, attack): run.image_ids
-    for run in CONFIG.runs
+    (run.dataset, network, attack): index
+    for index, run in enumerate(CONFIG.runs)
     for network in run.networks
     for attack in run.attacks
 }
@@ -99,12 +104,41 @@ wildcard_constraints:
     network="|".join(map(re.escape, CONFIG.networks)),
     attack="|".join(map(re.escape, CONFIG.attacks)),
     chunk=r"\d{6}-\d{6}",
+    selection=r"first-\d+|per-class-\d+-seed-\d+",
+
+
+@functools.cache
+def image_ids(index):
+    """Return the ids of a run's images; where a rule chooses them, the dataset is fetched first."""
+    run = CONFIG.runs[index]
+    if is_rule(run.images):
+        return ids_in_file(Path(chosen_by_rule(run)))
+    try:
+        return listed_ids(run.images)
+    except OnepixError as error:
+        sys.exit(f"onepix: runs.{index}.images: {error}")
+
+
+def is_rule(images):
+    """Tell whether images are chosen by a rule, which takes the dataset, and not listed."""
+    return isinstance(images, Selection) and images.file is None
+
+
+def chosen_by_rule(run):
+    """Return the file that lists a run's images; Snakemake makes it before it looks any further."""
+    return checkpoints.select_images.get(dataset=run.dataset, selection=run.images.name).output[0]
+
+
+def chosen_images(wildcards):
+    """Return the files that list a network's images of a dataset, where rules choose them."""
+    runs = [run for run in CONFIG.runs if run.dataset == wildcards.dataset and wildcards.network in run.networks]
+    return [chosen_by_rule(run) for run in runs if is_rule(run.images)]
 
 
 def chunks(dataset, network, attack):
     """Return a run's chunks: fixed blocks of image ids, by name, with the ids wanted of each."""
     size, blocks = CONFIG.images_per_job, {}
-    for image_id in RUNS[dataset, network, attack]:
+    for image_id in image_ids(RUNS[dataset, network, attack]):
         first = image_id // size * size
         blocks.setdefault(f"{first:06d}-{first + size - 1:06d}", []).append(image_id)
     return blocks
@@ -166,7 +200,7 @@ def tables_to_gather(wildcards):
 
 def first_images(dataset, network):
     """Return the first images that a network is attacked on: its effective receptive fields come from them."""
-    ids = {image_id for run, image_ids in RUNS.items() if run[:2] == (dataset, network) for image_id in image_ids}
+    ids = {image_id for run, index in RUNS.items() if run[:2] == (dataset, network) for image_id in image_ids(index)}
     return sorted(ids)[: CONFIG.propagation.gradient_images]
 
 
@@ -211,10 +245,15 @@ def cifar10_of_dataset(wildcards):
     return [f"{DATA}/cifar10.json"] if from_cifar10 else []
 
 
-def own_arrays(wildcards):
-    """Return the user's own file of images, if the dataset is one."""
+def own_images(wildcards):
+    """Return the user's own files of images, if the dataset is made of such; packages are not watched."""
     dataset = CONFIG.datasets[wildcards.dataset]
-    return [dataset.path] if isinstance(dataset, ArraysDataset) else []
+    if isinstance(dataset, ArraysDataset):
+        return [dataset.path]
+    if not isinstance(dataset, FolderDataset):
+        return []
+    files = sorted(Path(dataset.path).rglob("[!.]*")) if not dataset.path.startswith(PACKAGE) else []
+    return [str(file) for file in files if file.is_file()] + [*filter(None, [dataset.labels])]
 
 
 def trained_weights(wildcards):
@@ -226,7 +265,8 @@ def trained_weights(wildcards):
 def own_weights(wildcards):
     """Return the user's own file of weights, if the network names one."""
     weights = CONFIG.networks[wildcards.network].weights
-    return [] if weights in ("bundled", "train", "factory") else [weights]
+    elsewhere = weights in ("bundled", "train", "factory", "torchvision")
+    return [] if elsewhere or weights.startswith(("torchvision:", "http://", "https://", PACKAGE)) else [weights]
 
 
 def run_figure(name):

@@ -20,7 +20,7 @@ rule fetch_cifar10:
 rule fetch_dataset:
     input:
         library("jobs/fetch_dataset.py"),
-        arrays=own_arrays,
+        own=own_images,
         cifar10=cifar10_of_dataset,
     output:
         f"{DATA}/datasets/{{dataset}}/manifest.json",
@@ -31,8 +31,27 @@ rule fetch_dataset:
     params:
         settings=lambda wildcards: canonical({"dataset": CONFIG.datasets[wildcards.dataset]}),
         cifar10=lambda wildcards, input: repeated("cifar10", [Path(file).with_suffix("") for file in input.cifar10]),
+        downloads=f"{DATA}/torchvision",
     shell:
-        "python -m onepix fetch-dataset --settings {params.settings:q} {params.cifar10} --output {output:q} 2>&1 | tee {log:q}"
+        "python -m onepix fetch-dataset --settings {params.settings:q} {params.cifar10} --downloads {params.downloads:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"
+
+
+# Images chosen by a rule are known once the dataset is: until then, Snakemake does not know which chunks there are.
+checkpoint select_images:
+    input:
+        library("jobs/select.py"),
+        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
+    output:
+        f"{DATA}/datasets/{{dataset}}/{{selection}}.txt",
+    log:
+        "logs/select_images/{dataset}/{selection}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=lambda wildcards: canonical({"images": SELECTIONS[wildcards.selection]}),
+    shell:
+        "python -m onepix select --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule train:

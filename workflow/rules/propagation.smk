@@ -52,6 +52,7 @@ rule find_receptive_fields:
         library("jobs/fields.py"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
+        images=chosen_images,
     output:
         manifest=f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.json",
         table=f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.csv",

@@ -1,0 +1,23 @@
+"""List the images that a rule chooses from a dataset."""
+
+from pathlib import Path
+
+from onepix.config import Selection, Settings
+from onepix.jobs import read_images, read_settings
+from onepix.selection import select
+from onepix.store import replacing
+
+
+class Select(Settings):
+    """What the job needs to know."""
+
+    images: Selection
+
+
+def run(settings: str, dataset: Path, output: Path) -> None:
+    """Write the ids as text, one a line."""
+    job = read_settings(Select, settings)
+    images = read_images(dataset)
+    ids = select(job.images, images.ids, images.labels, dataset.parent.name)
+    with replacing(output) as temporary:
+        temporary.write_text("".join(f"{image_id}\n" for image_id in ids))
