@@ -70,7 +70,7 @@ def select(settings: Settings, dataset: Manifest, output: Output) -> None:
 def train(
     cifar10: Cifar10,
     output: Output,
-    architecture: Annotated[str | None, typer.Argument(help="lenet, lenet-k3, resnet20, resnet32, …")] = None,
+    architecture: Annotated[str | None, typer.Argument(help="lenet, resnet20, nin, wrn-16-8, vit-lite-7-4, …")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     settings: Annotated[str | None, typer.Option(help="Settings as JSON, in place of architecture and seed.")] = None,
 ) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from onepix.errors import OnepixError
 from onepix.store import replacing
 
 PIXELS = pa.list_(pa.int32())
@@ -41,6 +42,8 @@ SCHEMA = pa.schema(
 
 def write_records(records: pd.DataFrame, path: Path) -> None:
     """Write attack records as Parquet."""
+    # Where no image was attacked, pandas takes columns of lists for numbers.
+    records = records.astype({field.name: object for field in SCHEMA if pa.types.is_list(field.type)})
     table = pa.Table.from_pandas(records, schema=SCHEMA, preserve_index=False)
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
@@ -55,6 +58,20 @@ def read_records(paths: Sequence[Path]) -> pd.DataFrame:
     table = pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in paths])
     records: pd.DataFrame = table.to_pandas(types_mapper=nullable.get).astype({"eligible": bool})
     return records.sort_values(["image_id", "target"], ignore_index=True)
+
+
+def one_pixel_successes(records: pd.DataFrame, where: Path, purpose: str) -> pd.DataFrame:
+    """Return the records of attacks that reached their goal; of images that were not attacked, success is null.
+
+    Raises
+    ------
+    OnepixError
+        If one of them changed several pixels; the line starts with `where` and ends with the `purpose`.
+    """
+    found = records[records["success"].fillna(False).astype(bool)]
+    if (found["rows"].str.len() > 1).any():
+        raise OnepixError(f"{where}: several pixels were changed; {purpose} one-pixel attacks")
+    return found
 
 
 def attacked_images(images: npt.NDArray[np.uint8], records: pd.DataFrame) -> npt.NDArray[np.uint8]:

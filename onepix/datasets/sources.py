@@ -15,6 +15,7 @@ from onepix.datasets.arrays import load_arrays
 from onepix.datasets.class_names import resolve
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
+from onepix.places import located
 
 
 def load_dataset(
@@ -45,7 +46,7 @@ def load_dataset(
         case BundledDataset():
             return load_bundled()
         case ArraysDataset():
-            return load_arrays(Path(settings.path), resolve(settings.class_names))
+            return load_arrays(located(settings.path), resolve(settings.class_names))
         case Cifar10Dataset():
             from onepix.datasets.cifar10 import read_cifar10
 

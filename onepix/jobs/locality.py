@@ -11,11 +11,10 @@ import xarray as xr
 from onepix.attacks.goal import Goal
 from onepix.config import UNTARGETED, Engine, Settings
 from onepix.engine import Evaluator, choose_device, keep_memory
-from onepix.errors import OnepixError
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
 from onepix.position_maps import PositionMaps, position_maps
-from onepix.records import read_records
+from onepix.records import one_pixel_successes, read_records
 from onepix.store import checked_data, write_manifest, write_tree
 
 
@@ -31,9 +30,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path)
     keep_memory()
     device = choose_device(job.engine.device)
     records = read_records([checked_data(attack)])
-    successes = records[records["success"].fillna(False).astype(bool)]
-    if (successes["rows"].str.len() > 1).any():
-        raise OnepixError(f"{attack}: several pixels were changed; position maps are made of one-pixel attacks")
+    successes = one_pixel_successes(records, attack, "position maps are made of")
     images = read_images(dataset)
     places = images.places(successes["image_id"])
     classifier = load_network_file(checked_data(network), device)
@@ -60,17 +57,17 @@ def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path)
     )
 
 
-def _tree(maps: PositionMaps, colours: npt.NDArray[np.uint8], successes: pd.DataFrame) -> xr.DataTree:
-    rows, columns = (successes[name].str[0].to_numpy(np.int64) for name in ("rows", "columns"))
+def _tree(maps: PositionMaps, colours: npt.NDArray[np.uint8], records: pd.DataFrame) -> xr.DataTree:
+    rows, columns = (records[name].str[0].to_numpy(np.int64) for name in ("rows", "columns"))
     dataset = xr.Dataset(
         {
             "flips": (("image", "y", "x"), maps.flips),
             "margin": (("image", "y", "x"), maps.margin),
-            "target": ("image", successes["target"].fillna(UNTARGETED).to_numpy(np.int64)),
+            "target": ("image", records["target"].fillna(UNTARGETED).to_numpy(np.int64)),
             "row": ("image", rows),
             "column": ("image", columns),
             "colour": (("image", "channel"), colours),
         },
-        coords={"image": successes["image_id"].to_numpy(np.int64)},
+        coords={"image": records["image_id"].to_numpy(np.int64)},
     )
     return xr.DataTree(dataset)

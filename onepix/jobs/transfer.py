@@ -10,12 +10,11 @@ import torch
 
 from onepix.config import Engine, Settings
 from onepix.engine import choose_device, choose_micro_batch, keep_memory, logits
-from onepix.errors import OnepixError
 from onepix.jobs import read_images, read_settings
 from onepix.jobs.tables import write_csv
 from onepix.locality import drawn_positions
 from onepix.models.weights import load_network_file
-from onepix.records import attacked_images, read_records
+from onepix.records import attacked_images, one_pixel_successes, read_records
 from onepix.store import checked_data
 
 Pictures = npt.NDArray[np.uint8]
@@ -76,11 +75,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], out
 
 
 def _successes(manifest: Path) -> pd.DataFrame:
-    records = read_records([checked_data(manifest)])
-    successes = records[records["success"].fillna(False).astype(bool)]
-    if (successes["rows"].str.len() > 1).any():
-        raise OnepixError(f"{manifest}: several pixels were changed; sharing is analysed for one-pixel attacks")
-    return successes
+    return one_pixel_successes(read_records([checked_data(manifest)]), manifest, "sharing is analysed for")
 
 
 def _moved(clean: Pictures, successes: pd.DataFrame, seed: int) -> Pictures:

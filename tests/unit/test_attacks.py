@@ -16,7 +16,7 @@ from onepix.errors import OnepixError
 from onepix.images import ImageSet
 from onepix.models import build
 from onepix.models.classifier import Classifier
-from onepix.records import attacked_images
+from onepix.records import attacked_images, read_records, write_records
 
 SETTINGS = DifferentialEvolution(population=60, generations=25, seed=1)
 FLOAT32 = Engine(precision="float32", micro_batch=16)
@@ -91,11 +91,15 @@ def test_only_correctly_classified_images_are_attacked():
     assert records.loc[records["eligible"], "success"].tolist() == [True, True]
 
 
-def test_no_image_is_left_to_attack():
+def test_no_image_is_left_to_attack(tmp_path):
     images = blank(3, 3, 3, label=1)
     records = attack(rule(lambda x: x.sum((1, 2, 3)) * 0 - 1), images, SETTINGS)
     assert not records["eligible"].any()
     assert len(records) == 3
+    write_records(records, tmp_path / "records.parquet")
+    again = read_records([tmp_path / "records.parquet"])
+    assert again["image_id"].tolist() == [0, 1, 2]
+    assert again[["rows", "columns", "values", "success"]].isna().all().all()
 
 
 def test_a_network_that_nothing_flips():

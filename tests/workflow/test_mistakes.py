@@ -103,7 +103,8 @@ def test_weights_that_are_missing_or_truncated(finished_study, tmp_path):
         "--output",
         str(tmp_path / "n/manifest.json"),
     ]
-    told(onepix(finished_study, *job), "mine.safetensors: the weights file is missing")
+    missing = "mine.safetensors: No such file or directory; expected safetensors, a torch checkpoint or Keras 2 HDF5"
+    told(onepix(finished_study, *job), missing)
     whole = (finished_study.folder / "onepix/assets/lenet.safetensors").read_bytes()
     (tmp_path / "mine.safetensors").write_bytes(whole[:1000])
     told(onepix(finished_study, *job), "mine.safetensors: not a whole safetensors file")

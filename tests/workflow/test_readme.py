@@ -34,7 +34,7 @@ def test_snippets_run(snippet, printed, finished_study):
 
 def test_the_example_configuration_is_valid():
     (text,) = blocks("yaml")
-    assert len(parse(yaml.safe_load(text), "README.md").runs) == 2
+    assert len(parse(yaml.safe_load(text), "README.md").runs) == 3
 
 
 def test_every_key_is_explained():

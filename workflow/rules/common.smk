@@ -12,7 +12,7 @@ import onepix
 import onepix.config
 from onepix.config import ArraysDataset, Cifar10Dataset, FolderDataset, Selection, canonical
 from onepix.errors import OnepixError
-from onepix.places import PACKAGE
+from onepix.places import PACKAGE, located
 from onepix.selection import ids_in_file, listed_ids
 
 if not workflow.overwrite_configfiles:
@@ -249,11 +249,16 @@ def own_images(wildcards):
     """Return the user's own files of images, if the dataset is made of such; packages are not watched."""
     dataset = CONFIG.datasets[wildcards.dataset]
     if isinstance(dataset, ArraysDataset):
-        return [dataset.path]
+        return own_files(dataset.path)
     if not isinstance(dataset, FolderDataset):
         return []
-    files = sorted(Path(dataset.path).rglob("[!.]*")) if not dataset.path.startswith(PACKAGE) else []
-    return [str(file) for file in files if file.is_file()] + [*filter(None, [dataset.labels])]
+    files = [file for folder in own_files(dataset.path) for file in sorted(Path(folder).rglob("[!.]*"))]
+    return [*(str(file) for file in files if file.is_file()), *own_files(dataset.labels or PACKAGE)]
+
+
+def own_files(name):
+    """Return a place that the configuration names, unless it lies in a package."""
+    return [] if name.startswith(PACKAGE) else [str(located(name))]
 
 
 def trained_weights(wildcards):
@@ -266,7 +271,7 @@ def own_weights(wildcards):
     """Return the user's own file of weights, if the network names one."""
     weights = CONFIG.networks[wildcards.network].weights
     elsewhere = weights in ("bundled", "train", "factory", "torchvision")
-    return [] if elsewhere or weights.startswith(("torchvision:", "http://", "https://", PACKAGE)) else [weights]
+    return [] if elsewhere or weights.startswith(("torchvision:", "http://", "https://")) else own_files(weights)
 
 
 def run_figure(name):
