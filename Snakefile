@@ -11,5 +11,6 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
+        SELECTED,
         TABLES,
         FIGURES,

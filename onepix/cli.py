@@ -270,6 +270,25 @@ def check(
 
 
 @app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="The folder of results.")],
+    data: Annotated[Path, typer.Option(help="The folder of fetched datasets and networks.")] = Path("data"),
+    sample: Annotated[int, typer.Option(help="Attacked images of each run that are classified again.", min=0)] = 8,
+) -> None:
+    """Check what a study has left on disk, and do a sample of it again."""
+    from onepix.engine import choose_device
+    from onepix.verify import chunks_in, verify
+
+    chunks = chunks_in(results, data)
+    faults = list(verify(results, data, sample, choose_device("auto")))
+    for fault in faults:
+        typer.echo(f"{fault.what}\n  to repair: snakemake --cores all --force {fault.target}")
+    if faults:
+        raise OnepixError(f"{results}: {len(faults)} faults in {len(chunks)} chunks")
+    typer.echo(f"{results}: {len(chunks)} chunks, all as they were written")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of the configuration."""
     from onepix.config import json_schema

@@ -140,7 +140,9 @@ def test_a_file_of_ids(study_copy):
 
 
 def test_a_class_with_too_few_images(study_copy):
+    """Snakemake itself would not see, where all results are there, that other images are wanted."""
     config = study_copy.changed("runs", 0, "images", to={"per_class": 50, "seed": 0})
+    assert "select_images" in study_copy.plan(config)
     run = study_copy.snakemake(config=config)
     assert run.returncode == 1
     assert "onepix: sample: per_class: 50 is more than the" in run.stdout

@@ -36,8 +36,17 @@ DATA, RESULTS = CONFIG.data, CONFIG.results
 LIBRARY = Path(os.path.relpath(Path(onepix.__file__).parent))  # relative, so that a study can be moved
 
 STAGES = ("attack", "propagation", "locality", "controls")
+
+
+def is_rule(images):
+    """Tell whether images are chosen by a rule, which takes the dataset, and not listed."""
+    return isinstance(images, Selection) and images.file is None
+
+
 # Rules for choosing images, by name
-SELECTIONS = {run.images.name: run.images for run in CONFIG.runs if isinstance(run.images, Selection)}
+SELECTIONS = {run.images.name: run.images for run in CONFIG.runs if is_rule(run.images)}
+# Targets of their own: Snakemake would not ask for them where later results, of other images, are there.
+SELECTED = [f"{DATA}/datasets/{run.dataset}/{run.images.name}.txt" for run in CONFIG.runs if is_rule(run.images)]
 # (dataset, network, attack) → the place in the configuration's list of runs
 RUNS = {
     (run.dataset, network, attack): index
@@ -117,11 +126,6 @@ def image_ids(index):
         return listed_ids(run.images)
     except OnepixError as error:
         sys.exit(f"onepix: runs.{index}.images: {error}")
-
-
-def is_rule(images):
-    """Tell whether images are chosen by a rule, which takes the dataset, and not listed."""
-    return isinstance(images, Selection) and images.file is None
 
 
 def chosen_by_rule(run):
