@@ -48,7 +48,9 @@ class Row:
     passes : float or None
         Candidates screened a second.
     weights : str
-        Where the weights come from and how they are verified.
+        Where the weights come from.
+    verified : str
+        How their file is verified; empty if it is not.
     fetches : list of str
         What is not at hand.
     fault : str
@@ -66,6 +68,7 @@ class Row:
     memory: int | None = None
     passes: float | None = None
     weights: str = ""
+    verified: str = ""
     fetches: list[str] = dataclasses.field(default_factory=list)
     fault: str = ""
 
@@ -159,7 +162,7 @@ def _classifier(row: Row, config: Config, name: str) -> "Classifier":
     settings = config.networks[name]
     trained = _trained(config, name, settings)
     source = find(settings, trained)
-    row.weights = f"{source.origin}, {source.verified}" if source.sha256 else source.origin
+    row.weights, row.verified = source.origin, source.verified if source.sha256 else ""
     if settings.weights == "train" and trained is None:
         row.weights = "to be trained"
         loaded = None

@@ -17,7 +17,7 @@ COLUMNS = (
     "size",
     "classes",
     "correct",
-    "input scaling",
+    "mean / std of the input",
     "memory",
     "passes/s",
     "weights",
@@ -60,10 +60,10 @@ def cells(row: Row) -> list[str]:
         shape,
         UNKNOWN if row.classes is None else str(row.classes),
         f"{correct} of {of} ({correct / of:.1%})" if of else UNKNOWN,
-        f"mean {_numbers(row.scaling['mean'])}, std {_numbers(row.scaling['std'])}" if row.scaling else UNKNOWN,
+        f"{_numbers(row.scaling['mean'])} / {_numbers(row.scaling['std'])}" if row.scaling else UNKNOWN,
         UNKNOWN if row.memory is None else f"{row.memory / 1e6:,.0f} MB",
         UNKNOWN if row.passes is None else f"{row.passes:,.0f}",
-        row.weights,
+        ", ".join(filter(None, [row.weights.rpartition("/")[2], row.verified])),
     ]
 
 

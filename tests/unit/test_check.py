@@ -138,7 +138,8 @@ def test_a_url_in_the_cache_is_checked_and_says_how_it_is_verified():
     assert hashlib.sha256(place.read_bytes()).hexdigest() == hash_
     entry = {"architecture": "lenet", "weights": URL, "sha256": hash_[:8], "mean": [0.5] * 3, "std": [0.25] * 3}
     (row,) = rows(study(networks={"lenet": entry}))
-    assert row.weights == f"{URL}, by the first 8 digits of its SHA-256, no more are known"
+    assert (row.weights, row.verified) == (URL, "by the first 8 digits of its SHA-256, no more are known")
+    assert cells(row)[-1] == "mine.th, by the first 8 digits of its SHA-256, no more are known"
     assert row.accuracy[1] == 20
 
 
