@@ -111,10 +111,11 @@ def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool) -
     try:
         images = _unless_absent(row, dataset, lambda: _images(config, dataset))
         device = choose_device(config.engine.device)
-        classifier = _classifier(row, config, network).to(device)
+        loaded = _loaded(row, config, network)
+        classifier = loaded or _with_fresh_weights(config.networks[network])
         if images is not None:
             chosen = _selected(row, config, images)
-            _try_out(row, config, classifier, chosen, sample)
+            _try_out(row, config, classifier.to(device), chosen, sample, with_accuracy=loaded is not None)
     except OnepixError as error:
         row.fault = str(error)
     row.memory = _peak_memory()
@@ -153,26 +154,30 @@ def _cifar10(config: Config) -> Path:
     return folder
 
 
-def _classifier(row: Row, config: Config, name: str) -> "Classifier":
-    """Load a network; with fresh weights if its own are not at hand, since its speed is that of any weights."""
-    from onepix.models import build
-    from onepix.models.classifier import Classifier
+def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
+    """Load a network, if its weights are at hand."""
     from onepix.models.sources import find, load_classifier
 
     settings = config.networks[name]
+    row.scaling = {"mean": settings.mean, "std": settings.std} if settings.mean else {}
     trained = _trained(config, name, settings)
-    source = find(settings, trained)
-    row.weights, row.verified = source.origin, source.verified if source.sha256 else ""
     if settings.weights == "train" and trained is None:
         row.weights = "to be trained"
-        loaded = None
-    else:
-        loaded = _unless_absent(row, name, lambda: load_classifier(settings, source)[0])
-    if loaded is None:
-        row.scaling = {"mean": settings.mean, "std": settings.std} if settings.mean else {}
-        return Classifier(build(settings.architecture, settings.classes, settings.channels)).eval()
-    row.scaling = loaded.scaling
+        return None
+    source = find(settings, trained)
+    row.weights, row.verified = source.origin, source.verified if source.sha256 else ""
+    loaded = _unless_absent(row, name, lambda: load_classifier(settings, source)[0])
+    if loaded is not None:
+        row.scaling = loaded.scaling
     return loaded
+
+
+def _with_fresh_weights(settings: NetworkSettings) -> "Classifier":
+    """Build a network whose weights are not at hand: its speed is that of any weights."""
+    from onepix.models import build
+    from onepix.models.classifier import Classifier
+
+    return Classifier(build(settings.architecture, settings.classes, settings.channels)).eval()
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
@@ -195,7 +200,9 @@ def _selected(row: Row, config: Config, images: "ImageSet") -> "ImageSet":
     return chosen
 
 
-def _try_out(row: Row, config: Config, classifier: "Classifier", chosen: "ImageSet", sample: int) -> None:
+def _try_out(
+    row: Row, config: Config, classifier: "Classifier", chosen: "ImageSet", sample: int, with_accuracy: bool
+) -> None:
     """Classify a sample, and count the candidates screened a second."""
     import torch
 
@@ -207,8 +214,7 @@ def _try_out(row: Row, config: Config, classifier: "Classifier", chosen: "ImageS
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
     logits = clean_logits(classifier, pictures, evaluator.classify)
     few.with_classes(logits.shape[1])
-    waits = row.weights == "to be trained" or any(text.startswith(f"{row.network}: ") for text in row.fetches)
-    if not waits:
+    if with_accuracy:
         correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
         row.accuracy = int(correct.sum()), len(few.labels)
     row.passes = _passes_a_second(evaluator, pictures[:1])
