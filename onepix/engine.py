@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
+from onepix import gpus
 from onepix.config import Engine
 from onepix.errors import OnepixError
 from onepix.models.classifier import Classifier
@@ -41,10 +42,37 @@ def keep_memory() -> None:
 
 
 def choose_device(wanted: str) -> str:
-    """Return the torch device for a setting: `auto` is a GPU if there is one."""
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return the torch device for a setting: `auto` is a GPU if there is one.
+
+    Raises
+    ------
+    OnepixError
+        If a GPU is wanted that PyTorch does not find.
+    """
+    count = torch.cuda.device_count() if wanted != "cpu" and torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return "cuda" if count else "cpu"
+    if wanted != "cpu" and int(wanted.partition(":")[2] or 0) >= count:
+        raise OnepixError(f"engine.device: {wanted}, but PyTorch finds {count} GPUs; expected auto, cpu or one of them")
+    return wanted
+
+
+def claimed_device(wanted: str) -> str:
+    """Return the torch device for a job's setting; for `auto` and `cuda`, a GPU that no other job has meanwhile.
+
+    It is the job's until its process ends. If all are taken, it waits for one. `cuda:1` and the like are not claimed.
+    Parameters, return value and errors as in `choose_device`.
+    """
+    if wanted not in ("auto", "cuda"):
+        return choose_device(wanted)
+    claimed = gpus.claim()  # first: it hides the other GPUs, which CUDA takes note of only once
+    device = choose_device(wanted)
+    if device == "cpu":
+        gpus.release()  # this PyTorch cannot use it
+    elif not claimed:  # there is no nvidia-smi that names them
+        places = range(torch.cuda.device_count())
+        torch.cuda.set_device(gpus.claim_one([str(torch.cuda.get_device_properties(place).uuid) for place in places]))
+    return device
 
 
 def choose_precision(wanted: str, device: str | torch.device) -> str:

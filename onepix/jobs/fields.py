@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from onepix.config import Engine, Layers, Settings
+from onepix.config import Layers, Settings
 from onepix.effective_field import EffectiveField, effective_fields
-from onepix.engine import choose_device
+from onepix.engine import claimed_device
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.jobs.tables import write_csv
 from onepix.models.weights import load_network_file
@@ -22,14 +22,14 @@ class Fields(Settings):
     """What the job needs to know."""
 
     layers: Layers
-    engine: Engine
+    device: str
     image_ids: tuple[int, ...]
 
 
 def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
     """Write effective receptive fields as zarr, their manifest `output`, and beside it a table of both kinds as CSV."""
     job = read_settings(Fields, settings)
-    device = choose_device(job.engine.device)
+    device = claimed_device(job.device)
     images = read_images(dataset).select(job.image_ids)
     classifier = load_network_file(checked_data(network), device)
     _, height, width, channels = images.images.shape

@@ -10,7 +10,7 @@ import xarray as xr
 
 from onepix.attacks.goal import Goal
 from onepix.config import UNTARGETED, Engine, Settings
-from onepix.engine import Evaluator, choose_device, keep_memory
+from onepix.engine import Evaluator, claimed_device, keep_memory
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
 from onepix.position_maps import PositionMaps, position_maps
@@ -28,7 +28,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path)
     """Write the position maps of a chunk's successes as zarr, and their manifest `output`."""
     job = read_settings(Locality, settings)
     keep_memory()
-    device = choose_device(job.engine.device)
+    device = claimed_device(job.engine.device)
     records = read_records([checked_data(attack)])
     successes = one_pixel_successes(records, attack, "position maps are made of")
     images = read_images(dataset)
