@@ -1,14 +1,21 @@
 """Files in and out: written under a temporary name, renamed when whole, checked when read."""
 
 import contextlib
+import errno
+import functools
+import glob
 import hashlib
+import importlib.util
+import itertools
 import json
 import os
 import platform
+import runpy
 import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +30,10 @@ if TYPE_CHECKING:  # imported where it is used: it costs start-up time
     import xarray as xr
 
 CHUNK = 1 << 22  # bytes of a zarr chunk; zarr takes about half a millisecond for each, however small
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a disk answers without naming the file
+UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems without locks
+TAKEN = (errno.ENOENT, errno.ESTALE, errno.EAGAIN)  # what is gone, or locked
+ATTEMPTS = 1000  # at a temporary folder that nobody takes
 LIBRARIES = ("torch", "numpy", "zarr", "xarray", "pyarrow")
 
 
@@ -31,19 +42,90 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block ends well.
 
     A kill, an error or a full disk leaves `path` as it was. Works for a file and for a folder.
+
+    Raises
+    ------
+    OSError
+        Of the disk, by the name of `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary = holder / path.name
     try:
-        yield temporary
-        for file in _files(temporary):
-            _sync(file)
-        if path.is_dir():
-            path.rename(holder / "replaced")
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        remove_leftovers(path)
+        holder, lock = _locked_holder(path)
+        temporary = holder / path.name
+        try:
+            yield temporary
+            for file in _files(temporary):
+                _sync(file)
+            if path.is_dir():
+                path.rename(holder / "replaced")
+            temporary.replace(path)
+        finally:
+            _discard(holder, lock)
+    except OSError as error:
+        ours = error.errno in DISK if error.filename is None else f"/.{path.name}." in f"/{error.filename}"
+        if ours and error.errno:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary folders of `path` whose writers were killed; where that cannot be told, they stay.
+
+    A writer holds a lock in its folder as long as it lives. Locks of other machines are not trusted: not every shared
+    file system passes them on.
+    """
+    for holder in path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}/"):
+        with contextlib.suppress(OSError):
+            holder.rmdir()  # its writer, if it lives, makes another
+        with contextlib.suppress(OSError):  # there is no lock, or it is held
+            _discard(holder, _lock(holder, create=False))
+
+
+def _locked_holder(path: Path) -> tuple[Path, int | None]:
+    """Make a temporary folder beside `path`, and lock it, where that can be done."""
+    for attempt in itertools.count():
+        holder = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            return holder, _lock(holder, create=True)
+        except OSError as error:
+            if holder and error.errno in UNLOCKABLE:
+                return holder, None
+            if holder:
+                _discard(holder, None)
+            # Another process took the folder, not locked yet, for a leftover; or removed its parent, which was empty.
+            if error.errno not in TAKEN or attempt == ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def _lock(holder: Path, create: bool) -> int:
+    """Lock a temporary folder; return what is to be closed. An OSError tells that it is gone, or held."""
+    if sys.platform == "win32":
+        raise OSError(errno.ENOLCK, "no such locks")
+    import fcntl
+
+    file = holder / f".{platform.node()}.lock"
+    descriptor = os.open(file, os.O_RDWR | (os.O_CREAT if create else 0))
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.stat()  # it may have been removed since it was opened
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _discard(holder: Path, lock: int | None) -> None:
+    """Remove a temporary folder; its lock last, since nobody could tell what the rest is without."""
+    for part in holder.glob("[!.]*"):
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(holder, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+    with contextlib.suppress(OSError):
+        holder.rmdir()  # on NFS, the open lock was left in it under another name
 
 
 def digest(path: Path) -> str:
@@ -51,10 +133,14 @@ def digest(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
-    whole = hashlib.sha256()
-    for file in _files(path):
-        whole.update(f"{file.relative_to(path).as_posix()}\0{digest(file)}\n".encode())
-    return whole.hexdigest()
+    return _names_and_contents(path, _files(path))
+
+
+@functools.cache
+def source_digest() -> str:
+    """Return the SHA-256 of the library's modules, names and contents: a version does not tell which code ran."""
+    folder = Path(onepix.__file__).parent
+    return _names_and_contents(folder, sorted(folder.rglob("*.py")))
 
 
 def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], **facts: Any) -> None:
@@ -76,11 +162,8 @@ def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], **facts:
         "sha256": digest(data),
         "settings": settings,
         **facts,
-        "versions": {
-            "onepix": onepix.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
-        },
+        "source": source_digest(),
+        "versions": dict(versions()),
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
@@ -157,6 +240,26 @@ def across(trees: Sequence["xr.DataTree"], group: str, variable: str) -> npt.NDA
     """Read a variable of several chunks' trees, joined by image."""
     arrays = [tree[group or "/"].to_dataset()[variable] for tree in trees]
     return np.concatenate([array.values for array in arrays], axis=arrays[0].dims.index("image"))
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Return the versions of what computes; of CUDA, what torch was built with, if it was."""
+    found = {name: version(name) for name in LIBRARIES}
+    torch = importlib.util.find_spec("torch")  # not imported: that takes seconds
+    assert torch is not None
+    assert torch.origin is not None
+    cuda = runpy.run_path(str(Path(torch.origin).with_name("version.py")))["cuda"]
+    return {"onepix": onepix.__version__, "python": platform.python_version(), **found} | (
+        {"cuda": cuda} if cuda else {}
+    )
+
+
+def _names_and_contents(folder: Path, files: Iterable[Path]) -> str:
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.relative_to(folder).as_posix()}\0{digest(file)}\n".encode())
+    return whole.hexdigest()
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,13 @@ from torch import Tensor
 from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
 from onepix.attacks.random_search import RandomDraws
-from onepix.attacks.scan import PositionMaps, Scanning
-from onepix.attacks.search import Method, Outcome, Task, run_search
+from onepix.attacks.scan import PositionMaps, Scanning, most_candidates
+from onepix.attacks.search import Method, Outcome, Task, begin, run_search
 from onepix.config import UNTARGETED, AttackSettings, DifferentialEvolution, Engine, RandomSearch
 from onepix.engine import Evaluator
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
+from onepix.journal import Attack, Journal
 from onepix.models.classifier import Classifier
 from onepix.progress import progress_bar
 
@@ -52,6 +53,7 @@ def attack_images(
     engine: Engine | None = None,
     description: str = "attack",
     keep_maps: bool = False,
+    journal: Journal | None = None,
 ) -> Attacked:
     """Attack the correctly classified images of a set.
 
@@ -69,6 +71,9 @@ def attack_images(
         Names the progress bar.
     keep_maps : bool
         Return a scan's position maps.
+    journal : Journal, optional
+        Attacks found in it are taken from there, and those that get done are written into it. Its origin must say all
+        that defines a result, but for image, target and `Attacked.evaluation`.
 
     Returns
     -------
@@ -91,11 +96,15 @@ def attack_images(
     _check(clean, images, settings)
     rows = _rows(images, clean, settings.target)
     task = _task(evaluator, images, clean, rows, settings)
-    method, budget = _method(task, images.ids[rows.image[rows.eligible]].tolist(), keep_maps)
-    with _progress(len(task.pictures), budget, description) as report:
-        outcome = run_search(task, method, budget, report)
-    after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
+    ids = images.ids[rows.image[rows.eligible]].tolist()
+    method, most = _method(task, ids, keep_maps)
     maps = method.maps if isinstance(method, Scanning) and keep_maps else None
+    outcome = begin(task)
+    fields = outcome.fields() | (maps.fields() if maps else {})
+    todo, finish = _resumed(journal, evaluator, list(zip(ids, task.goal.targets.tolist(), strict=True)), fields)
+    with _progress(outcome, len(todo), most, description) as report:
+        run_search(task, method, most, report, (outcome, todo), finish)
+    after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
     return Attacked(_records(images, rows, clean, task, outcome, after), maps, evaluator.facts)
 
 
@@ -159,13 +168,23 @@ def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
     height, width, channels = task.pictures.shape[1:]
     shape, device = (height, width, channels), task.pictures.device
     streams = [_stream(settings.seed, *key) for key in zip(ids, task.goal.targets.tolist(), strict=True)]
+    most = budget(settings, shape)
     if isinstance(settings, DifferentialEvolution):
-        evolution = Evolution(settings, streams, shape, device)
-        return evolution, min(settings.population * (settings.generations + 1), settings.budget or sys.maxsize)
+        return Evolution(settings, streams, shape, device), most
     if isinstance(settings, RandomSearch):
-        return RandomDraws(settings, streams, shape, device), settings.budget
-    scan = Scanning(settings, task.pictures, keep_maps)
-    return scan, min(scan.most, settings.budget or sys.maxsize)
+        return RandomDraws(settings, streams, shape, device), most
+    return Scanning(settings, task.pictures, keep_maps), most
+
+
+def budget(settings: AttackSettings, shape: tuple[int, int, int]) -> int:
+    """Return how many candidates an attack on an image of this height, width and channels evaluates at most."""
+    if isinstance(settings, DifferentialEvolution):
+        most = settings.population * (settings.generations + 1)
+    elif isinstance(settings, RandomSearch):
+        most = settings.budget
+    else:
+        most = most_candidates(settings, shape)
+    return min(most, settings.budget or most)
 
 
 def _stream(seed: int, image_id: int, target: int) -> np.random.Generator:
@@ -173,11 +192,30 @@ def _stream(seed: int, image_id: int, target: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
+def _resumed(
+    journal: Journal | None, evaluator: Evaluator, attacks: Sequence[Attack], fields: dict[str, Tensor]
+) -> tuple[Sequence[int], Callable[[list[int]], None] | None]:
+    """Restore what a journal holds; return which attacks are to be done, and what writes down those that get done."""
+    if journal is None:
+        return range(len(attacks)), None
+    evaluation = evaluator.facts
+    entries = journal.with_facts(evaluation=evaluation)
+
+    def finish(done: list[int]) -> None:
+        if evaluator.facts == evaluation:  # else the micro-batch was halved, and the origin is another
+            entries.write(attacks, fields, done)
+
+    return entries.restore(attacks, fields), finish
+
+
 @contextmanager
-def _progress(attacks: int, budget: int, description: str) -> Iterator[Callable[[int, int, int], None]]:
+def _progress(outcome: Outcome, todo: int, budget: int, description: str) -> Iterator[Callable[[int, int, int], None]]:
     """Show candidates evaluated of those still possible; attacks that end early take theirs out of the total."""
-    total = attacks * budget
-    with progress_bar(total, description, "pass", unit_scale=True) as bar:
+    restored, attacks = int(outcome.queries.sum()), len(outcome.queries)
+    total = restored + todo * budget
+    if todo < attacks:
+        sys.stderr.write(f"{description}: {attacks - todo} of {attacks} attacks are in the journal\n")
+    with progress_bar(total, description, "pass", unit_scale=True, initial=restored) as bar:
 
         def report(evaluated: int, left: int, reached: int) -> None:
             bar.update(evaluated)

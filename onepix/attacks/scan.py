@@ -42,6 +42,10 @@ class PositionMaps:
     margins: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int16]
 
+    def fields(self) -> dict[str, Tensor]:
+        """Return what is found out, by name; not copied, and an attack's lies at its number."""
+        return {"margins": torch.from_numpy(self.margins), "classes": torch.from_numpy(self.classes)}
+
 
 class Scanning:
     """Evaluate every position with every colour, on A images at once.
@@ -72,9 +76,8 @@ class Scanning:
         count, self.height, self.width, channels = pictures.shape
         self.positions = self.height * self.width
         self.per_image = self.colours.shape[1] * self.positions
-        refined = min(settings.refine, self.positions, ROUND_SIZE // (2 * channels))
+        refined = _refined(settings, self.positions, channels)
         self.descent = Descent(count, refined, channels, pictures.device) if refined else None
-        self.most = self.per_image + (ROUNDS * self.descent.round_size if self.descent else 0)
         self.round_size = max(min(ROUND_SIZE, self.per_image), self.descent.round_size if self.descent else 0)
         self.stride = max(1, math.ceil(math.sqrt(self.per_image / self.round_size)))
         self.active = torch.empty(0, dtype=torch.int64, device=pictures.device)
@@ -177,6 +180,25 @@ class Scanning:
             total, weight = (F.avg_pool2d(m, box, stride=1, padding=box // 2) for m in (total, weight))
         expected = total / weight
         return expected.where(weight > 0, torch.finfo(torch.float64).max).flatten(1)
+
+
+def most_candidates(settings: Scan, shape: tuple[int, int, int]) -> int:
+    """Return how many candidates a scan of an image of this height, width and channels evaluates at most."""
+    height, width, channels = shape
+    refinement = ROUNDS * _refined(settings, height * width, channels) * 2 * channels
+    return colour_count(settings, channels) * height * width + refinement
+
+
+def colour_count(settings: Scan, channels: int) -> int:
+    """Return how many colours a scan tries at each position; an image's own may be fewer."""
+    if settings.colours == "palette":
+        return settings.palette_size
+    return int((2 if settings.colours == "extremes" else settings.levels) ** channels)
+
+
+def _refined(settings: Scan, positions: int, channels: int) -> int:
+    """Return at how many positions a scan is refined."""
+    return min(settings.refine, positions, ROUND_SIZE // (2 * channels))
 
 
 def as_dataset(maps: PositionMaps, records: pd.DataFrame) -> xr.Dataset:

@@ -86,6 +86,12 @@ class Outcome:
         fitness = zeros(dtype=torch.float32) + torch.inf
         return Outcome(best, fitness, zeros(dtype=torch.bool), zeros(), zeros() - 1, zeros(), zeros())
 
+    def fields(self) -> dict[str, Tensor]:
+        """Return all there is by name; not copied, and an attack's lies at its number."""
+        best = {"rows": self.best.rows, "columns": self.best.columns, "values": self.best.values}
+        names = ("fitness", "reached", "queries", "queries_to_success", "rechecked", "rounds")
+        return best | {name: getattr(self, name) for name in names}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Round:
@@ -125,8 +131,21 @@ class Task:
     settings: AttackSettings
 
 
+def begin(task: Task) -> Outcome:
+    """Return the outcome of a task that has not begun."""
+    pixels = task.settings.pixels if isinstance(task.settings, PixelSearch) else 1
+    return Outcome.empty(len(task.pictures), pixels, task.pictures.shape[3], task.pictures.device)
+
+
 @torch.inference_mode()
-def run_search(task: Task, method: Method, budget: int, report: Callable[[int, int, int], None]) -> Outcome:
+def run_search(
+    task: Task,
+    method: Method,
+    budget: int,
+    report: Callable[[int, int, int], None],
+    begun: tuple[Outcome, Sequence[int]] | None = None,
+    finish: Callable[[list[int]], None] | None = None,
+) -> Outcome:
     """Search until every attack is done.
 
     As many attacks are active at once as fill the micro-batches; when one is done, a waiting one takes its place.
@@ -141,6 +160,10 @@ def run_search(task: Task, method: Method, budget: int, report: Callable[[int, i
         Candidates an attack at most.
     report : callable
         Called after each round with the numbers of candidates evaluated in it, attacks not done, and goals reached.
+    begun : tuple of Outcome and sequence of int, optional
+        What is known already, to be completed, and which attacks are still to be done. Default: all.
+    finish : callable, optional
+        Called with the attacks that are done, as soon as they are.
 
     Returns
     -------
@@ -148,14 +171,13 @@ def run_search(task: Task, method: Method, budget: int, report: Callable[[int, i
         An attack's own does not depend on which others there are.
     """
     count, device = len(task.pictures), task.pictures.device
-    pixels = task.settings.pixels if isinstance(task.settings, PixelSearch) else 1
-    outcome = Outcome.empty(count, pixels, task.pictures.shape[3], device)
+    outcome, waiting = begun or (begin(task), range(count))
     bounds = torch.full((count,), task.evaluator.bound, device=device)
     width = math.ceil(PASSES_A_ROUND * task.evaluator.micro_batch / method.round_size)
-    active, waiting = torch.empty(0, dtype=torch.int64, device=device), 0
-    while waiting < count or len(active):
-        new = range(waiting, min(waiting + width - len(active), count))
-        waiting = new.stop
+    active = torch.empty(0, dtype=torch.int64, device=device)
+    while len(waiting) or len(active):
+        free = width - len(active)
+        new, waiting = waiting[:free], waiting[free:]
         method.admit(new)
         active = torch.cat([active, torch.tensor(new, dtype=torch.int64, device=device)])
         candidates, valid = method.propose()
@@ -166,8 +188,10 @@ def run_search(task: Task, method: Method, budget: int, report: Callable[[int, i
         _note(outcome, active, candidates, found)
         over = found.done | method.exhausted() | (outcome.queries[active] >= budget)
         method.keep(~over)
+        if finish and over.any():
+            finish(active[over].tolist())
         active = active[~over]
-        report(int(found.evaluated.sum()), count - waiting + len(active), int(outcome.reached.sum()))
+        report(int(found.evaluated.sum()), len(waiting) + len(active), int(outcome.reached.sum()))
     return outcome
 
 

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+import torch
 import xarray as xr
 
 from onepix.attacks import attack_images
 from onepix.attacks.scan import as_dataset
 from onepix.config import AttackSettings, Engine, Scan, Settings
-from onepix.engine import choose_device, keep_memory
+from onepix.engine import claimed_device, keep_memory
 from onepix.jobs import name_of, provenance, read_images, read_settings
+from onepix.journal import Journal
 from onepix.models.weights import load_network_file
 from onepix.records import write_records
-from onepix.store import checked_data, digest, write_manifest, write_tree
+from onepix.store import checked_data, digest, source_digest, versions, write_manifest, write_tree
 
 
 class Attack(Settings):
@@ -23,26 +25,31 @@ class Attack(Settings):
 
 
 def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
-    """Write the attack records of a chunk as Parquet, a scan's position maps as zarr, and their manifest `output`."""
+    """Write the attack records of a chunk as Parquet, a scan's position maps as zarr, and their manifest `output`.
+
+    Attacks that get done are kept in `journal` beside the folder of `output`, until the manifest is written.
+    """
     job = read_settings(Attack, settings)
     keep_memory()
-    device = choose_device(job.engine.device)
+    device = claimed_device(job.engine.device)
     images = read_images(dataset).select(job.image_ids)
     classifier = load_network_file(checked_data(network), device)
+    origin = provenance(device, dataset=dataset, network=network)
+    journal = _journal(job, output, dict(origin))
     description = f"attack {name_of(network)} {output.stem}"
     scans = isinstance(job.attack, Scan)
-    attacked = attack_images(classifier, images, job.attack, job.engine, description, keep_maps=scans)
+    attacked = attack_images(classifier, images, job.attack, job.engine, description, keep_maps=scans, journal=journal)
     data, facts = output.with_suffix(".parquet"), {}
     if attacked.maps is not None:
         maps = output.with_suffix(".zarr")
         write_tree(xr.DataTree(as_dataset(attacked.maps, attacked.records)), maps)
         facts["position_maps"] = {"data": maps.name, "sha256": digest(maps)}
     write_records(attacked.records, data)
-    write_manifest(
-        output,
-        data,
-        job.model_dump(mode="json"),
-        evaluation=attacked.evaluation,
-        **facts,
-        **provenance(device, dataset=dataset, network=network),
-    )
+    write_manifest(output, data, job.model_dump(mode="json"), evaluation=attacked.evaluation, **facts, **origin)
+    journal.remove(job.image_ids)
+
+
+def _journal(job: Attack, output: Path, origin: dict[str, object]) -> Journal:
+    """Return the run's journal; beyond what the manifest says, the kind of CPU may decide how a sum is rounded."""
+    whole = {"attack": job.attack, "engine": job.engine, **origin, "source": source_digest(), "versions": versions()}
+    return Journal(output.parent.parent / "journal", {**whole, "cpu": dict(torch.cpu.get_capabilities())})

@@ -1,7 +1,6 @@
 """Users' mistakes end in one clear message, and leave earlier results whole."""
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -109,28 +108,3 @@ def test_weights_that_are_missing_or_truncated(finished_study, tmp_path):
     (tmp_path / "mine.safetensors").write_bytes(whole[:1000])
     told(onepix(finished_study, *job), "mine.safetensors: not a whole safetensors file")
     assert not list(tmp_path.rglob("manifest.json"))
-
-
-def test_a_name_that_a_shell_would_read(finished_study):
-    """A folder's name with spaces, quotes and a command in it is only a name."""
-    hostile = "out 'x' $(touch harm); touch harm"
-    config = finished_study.changed("results", to=hostile)
-    config["runs"] = [{"dataset": "sample", "networks": ["lenet"], "attacks": ["de"], "images": "0-1"}]
-    config["attacks"]["de"] = {"population": 4, "generations": 0}
-    run = finished_study.snakemake(config=config)
-    assert run.returncode == 0, run.stdout
-    assert (finished_study.folder / hostile / "tables/success.csv").is_file()
-    assert not (finished_study.folder / "harm").exists()
-
-
-@pytest.mark.parametrize(("sent", "message"), [(signal.SIGKILL, ""), (signal.SIGTERM, "onepix: stopped by SIGTERM")])
-def test_a_job_that_is_killed_leaves_nothing_that_could_be_taken_for_a_result(finished_study, sent, message):
-    command = [sys.executable, "-m", "onepix", *attack_job(attack={"population": 400, "generations": 10_000})]
-    job = subprocess.Popen(command, cwd=finished_study.folder, text=True, stderr=subprocess.PIPE)
-    assert "0%" in job.stderr.readline(), "the attack has begun"
-    job.send_signal(sent)
-    _, errors = job.communicate()
-    assert job.returncode != 0
-    assert message in errors
-    assert "Traceback" not in errors
-    assert not (finished_study.folder / "other").exists()

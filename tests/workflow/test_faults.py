@@ -1,0 +1,351 @@
+"""Jobs that are killed at random moments, preempted, or out of disk: what comes out in the end is what would have."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+RUN = Path("results/sample/lenet/de")
+CHUNK = "000000-000003"
+BUSY = {"population": 200, "generations": 12}  # seconds of work
+PATIENCE = 300  # seconds within which something must happen that does not depend on chance
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def attack_job(output, attack=BUSY, ids=range(12)):
+    job = {"attack": attack, "image_ids": list(ids), "engine": {"micro_batch": 32}}
+    return [
+        *("attack", "--settings", json.dumps(job), "--output", str(output)),
+        *("--dataset", "data/datasets/sample/manifest.json"),
+        *("--network", "data/networks/lenet/manifest.json"),
+    ]
+
+
+def again(study, stage, output):
+    """Return the command that makes a chunk of the finished study again."""
+    manifest = json.loads((study.folder / RUN / stage / f"{CHUNK}.json").read_text())
+    inputs = {
+        "dataset": "data/datasets/sample/manifest.json",
+        "network": "data/networks/lenet/manifest.json",
+        "attack": f"{RUN}/attack/{CHUNK}.json",
+    }
+    given = [word for name in manifest["inputs"] for word in (f"--{name}", inputs[name])]
+    return [
+        {"propagation": "propagate"}.get(stage, stage),
+        "--settings",
+        json.dumps(manifest["settings"]),
+        *given,
+        "--output",
+        str(output),
+    ]
+
+
+def summarise_job(study, output):
+    settings = {"dataset": "sample", "network": "lenet", "attack": "de", "statistics": {"resamples": 200}}
+    stages = ("attack", "propagation", "locality", "controls")
+    manifests = [path for stage in stages for path in sorted((study.folder / RUN / stage).glob("*.json"))]
+    return ["summarise", "--settings", json.dumps(settings), "--output", str(output), *map(str, manifests)]
+
+
+def gather_job(study, output):
+    tables = sorted(study.folder.glob("results/sample/*/de/tables/layers.csv"))
+    return ["gather-tables", "--output", str(output), *map(str, tables)]
+
+
+def start(study, command, log):
+    """Start a job as the workflow does, with as many threads; what it says goes into a file."""
+    threads = {**os.environ, "OMP_NUM_THREADS": "2"}
+    with log.open("w") as said:
+        return subprocess.Popen([sys.executable, "-m", "onepix", *command], cwd=study.folder, stderr=said, env=threads)
+
+
+def finished(study, command, log):
+    """Run a job to its end; return its exit status and what it said."""
+    return start(study, command, log).wait(PATIENCE), log.read_text()
+
+
+def contents(*folders):
+    """Return all that lies in folders, hidden things too: names, and the bytes of files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def entries(folder):
+    """Return the journal's entries, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("journal/*/*.npz")}
+
+
+def wait_for(something):
+    """Wait until there is something, and return it."""
+    end = time.monotonic() + PATIENCE
+    while not (found := something()):
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    return found
+
+
+def kill(process):
+    process.kill()
+    process.wait()
+
+
+def undisturbed(study, command, log):
+    """Run a job to its end; return how many seconds that takes."""
+    began = time.monotonic()
+    status, said = finished(study, command, log)
+    assert status == 0, said
+    return time.monotonic() - began
+
+
+def test_an_attack_killed_at_random_moments(finished_study, tmp_path):
+    """What is finished is not attacked again, and the last process's files are those of one that nobody killed."""
+    plain, log, chance = tmp_path / "plain", tmp_path / "log", np.random.default_rng(1)
+    seconds = undisturbed(finished_study, attack_job(plain / "attack/c.json"), log)
+    kills = 0
+    while kills < 8:
+        folder = tmp_path / f"disturbed-{kills}"
+        command = attack_job(folder / "attack/c.json")
+        job = start(finished_study, command, log)
+        wait_for(lambda folder=folder: list(folder.glob("journal/*/*.npz")))
+        kill(job)
+        kills, more, status = kills + 1, 3, None
+        while status is None:
+            before = entries(folder)
+            job = start(finished_study, command, log)
+            try:
+                status = job.wait(chance.uniform(0.4, 1) * seconds if more else PATIENCE)
+            except subprocess.TimeoutExpired:
+                kill(job)
+                kills, more = kills + 1, more - 1
+                if not (folder / "attack/c.json").exists():
+                    assert before.items() <= entries(folder).items(), "each was written once"
+        said = log.read_text()
+        assert status == 0, said
+        assert said.count(f"attack lenet c: {len(before)} of 11 attacks are in the journal\n") == bool(before)
+        assert contents(folder) == contents(plain)
+
+
+@pytest.mark.parametrize(("stage", "kills"), [("propagation", 4), ("locality", 3), ("summarise", 3), ("gather", 3)])
+def test_a_stage_killed_at_random_moments(finished_study, tmp_path, stage, kills):
+    """At any moment of its life, and while it writes."""
+    log, chance = tmp_path / "log", np.random.default_rng(kills)
+    outputs = {"summarise": "attacks.parquet", "gather": "layers.csv"}
+    makers = {"summarise": summarise_job, "gather": gather_job}
+
+    def command(folder):
+        output = folder / outputs.get(stage, f"{CHUNK}.json")
+        return makers[stage](finished_study, output) if stage in makers else again(finished_study, stage, output)
+
+    plain, disturbed = tmp_path / "plain" / stage, tmp_path / "disturbed" / stage
+    seconds = undisturbed(finished_study, command(plain), log)
+    for kill_number in range(kills):
+        before = set(disturbed.glob(".*"))
+        job = start(finished_study, command(disturbed), log)
+        if kill_number % 2:
+            wait_for(lambda job=job, before=before: set(disturbed.glob(".*")) - before or job.poll() is not None)
+            time.sleep(chance.uniform(0, 0.05) * seconds)
+        else:
+            time.sleep(chance.uniform(0.3, 0.95) * seconds)
+        kill(job)
+    status, said = finished(finished_study, command(disturbed), log)
+    assert status == 0, said
+    assert contents(disturbed) == contents(plain)
+    if stage in ("propagation", "locality"):
+        made = {name: data for name, data in contents(finished_study.folder / RUN / stage).items() if CHUNK in name}
+        assert contents(plain) == made, "as Snakemake has made it"
+
+
+@pytest.mark.parametrize(("sent", "message"), [(signal.SIGKILL, ""), (signal.SIGTERM, "onepix: stopped by SIGTERM\n")])
+def test_a_job_that_is_killed_leaves_nothing_that_could_be_taken_for_a_result(finished_study, tmp_path, sent, message):
+    """Preempted, it says so in a line, and what was finished is in the journal."""
+    log, command = tmp_path / "log", attack_job(tmp_path / "attack/c.json", {**BUSY, "generations": 10_000})
+    job = start(finished_study, command, log)
+    wait_for(lambda: list(tmp_path.glob("journal/*/*.npz")))
+    job.send_signal(sent)
+    assert job.wait(PATIENCE) != 0
+    said = log.read_text()
+    assert said.endswith(message)
+    assert "Traceback" not in said
+    assert not (tmp_path / "attack").exists()
+    count = len(entries(tmp_path))
+    if sent == signal.SIGTERM:
+        assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
+    job = start(finished_study, command, log)
+    wait_for(lambda: f"attack lenet c: {count} of 11 attacks are in the journal" in log.read_text())
+    kill(job)
+
+
+def test_a_scan_killed_while_it_writes_its_maps(finished_study, tmp_path):
+    log, settings = tmp_path / "log", {"method": "scan", "stop": "first"}
+    plain, disturbed = (attack_job(tmp_path / name / "attack/c.json", settings, range(2)) for name in ("a", "b"))
+    undisturbed(finished_study, plain, log)
+    folder, manifest = tmp_path / "b/attack", tmp_path / "b/attack/c.json"
+    while True:
+        job = start(finished_study, disturbed, log)
+        wait_for(lambda: list(folder.glob(".c.zarr.*")) or manifest.exists())
+        kill(job)
+        if not manifest.exists():
+            break
+        shutil.rmtree(tmp_path / "b")  # it was faster
+    status, said = finished(finished_study, disturbed, log)
+    assert status == 0, said
+    assert "attack lenet c: 2 of 2 attacks are in the journal" in said
+    assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+
+def test_a_whole_workflow_killed_at_random_moments(study_copy):
+    """Snakemake and all its jobs at once; it is unlocked and run again, and all outputs are as they were."""
+    chance, folder = np.random.default_rng(4), study_copy.folder
+    before = contents(folder / "results")
+    for part in ("attack", "propagation", "locality", "controls", "tables"):
+        shutil.rmtree(folder / RUN / part)
+    targets = [f"{RUN}/tables/attacks.parquet", "results/tables/layers.csv"]
+    (folder / targets[1]).unlink()
+    command = [sys.executable, "-m", "snakemake", *targets, "--cores", "2", "--configfile", "study.yaml"]
+    for done in (1, 4):
+        log = (folder / "log").open("w")
+        options = ["--workflow-profile", "workflow/profiles/default"]
+        run = subprocess.Popen(
+            command + options, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        wait_for(lambda done=done: len(list((folder / RUN).glob(f"*/{CHUNK[:3]}*.json"))) >= done)
+        time.sleep(chance.uniform(0, 3))
+        assert run.poll() is None, (folder / "log").read_text()
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        log.close()
+        assert study_copy.snakemake("--unlock").returncode == 0
+    (folder / "log").unlink()
+    end = study_copy.snakemake(*targets)
+    assert end.returncode == 0, end.stdout
+    after = contents(folder / "results")
+    assert {name for name in after if after[name] != before.get(name)} == set()
+    assert before.keys() == after.keys()
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a file system of 4 MB of its own, in memory; as root, or in a name space where one may mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0:
+        yield place
+        subprocess.run(["umount", str(place)], check=True)
+        return
+    script = '"$@" && echo mounted && read line'
+    try:
+        holder = subprocess.Popen(
+            ["unshare", "-rm", "sh", "-c", script, "sh", *mount],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+    except FileNotFoundError:
+        pytest.skip("a small file system cannot be mounted here")
+    if holder.stdout.readline() != "mounted\n":
+        pytest.skip("a small file system cannot be mounted here")
+    yield Path(f"/proc/{holder.pid}/root{place}")
+    holder.communicate("\n")
+
+
+@contextlib.contextmanager
+def nearly_full(disk, pages):
+    """Leave so many pages of memory on the disk."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(PAGE))
+    assert os.statvfs(disk).f_bavail == 0
+    os.truncate(ballast, ballast.stat().st_size // PAGE * PAGE - pages * PAGE)
+    yield
+    ballast.unlink()
+
+
+def stops(study, command, log, file):
+    """Check that a job stops with one line that names the file."""
+    status, said = finished(study, command, log)
+    assert status == 1, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == f"onepix: {file}: No space left on device"
+    assert said.count("onepix:") == 1
+
+
+@pytest.mark.parametrize(("pages", "full"), [(0, "entry"), (2, "records")])
+def test_an_attack_on_a_full_disk(finished_study, tmp_path, small_disk, pages, full):
+    """The first entry of the journal does not go on the disk any more, or it does, and the records do not."""
+    log, settings = tmp_path / "log", {"population": 20, "generations": 1}
+    plain, command = (
+        attack_job(folder / "attack/c.json", settings, [0]) for folder in (tmp_path / "plain", small_disk)
+    )
+    undisturbed(finished_study, plain, log)
+    (small_disk / "attack").mkdir()
+    for name, earlier in (("c.parquet", b"earlier records"), ("c.json", b"their manifest")):
+        (small_disk / "attack" / name).write_bytes(earlier)
+    earlier = contents(small_disk / "attack")
+    with nearly_full(small_disk, pages):
+        if full == "entry":
+            status, said = finished(finished_study, command, log)
+            assert (status, "Traceback" in said) == (1, False), said
+            assert said.splitlines()[-1].startswith(f"onepix: {small_disk}/journal/")
+            assert said.endswith("/0-untargeted.npz: No space left on device\n")
+            assert not list(small_disk.rglob("*.npz"))
+        else:
+            stops(finished_study, command, log, small_disk / "attack/c.parquet")
+            assert len(list(small_disk.rglob("*.npz"))) == 1
+        assert contents(small_disk / "attack") == earlier
+    status, said = finished(finished_study, command, log)
+    assert (status, "1 of 1 attacks are in the journal" in said) == (0, full == "records")
+    assert contents(small_disk) == contents(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("stage", ["propagation", "locality"])
+def test_maps_on_a_full_disk(finished_study, tmp_path, small_disk, stage):
+    """Earlier maps stay as they were, with their manifest."""
+    log, output = tmp_path / "log", small_disk / stage / f"{CHUNK}.json"
+    source = finished_study.folder / RUN / stage
+    shutil.copytree(source / f"{CHUNK}.zarr", output.with_suffix(".zarr"))
+    shutil.copy(source / f"{CHUNK}.json", output)
+    earlier = contents(small_disk)
+    pages = len([path for path in earlier if (small_disk / path).is_file()]) // 2
+    with nearly_full(small_disk, pages):
+        stops(finished_study, again(finished_study, stage, output), log, output.with_suffix(".zarr"))
+        assert {name: data for name, data in contents(small_disk).items() if name != "ballast"} == earlier
+    shutil.rmtree(output.with_suffix(".zarr"))
+    status, said = finished(finished_study, again(finished_study, stage, output), log)
+    assert status == 0, said
+    assert contents(small_disk) == earlier
+
+
+def test_tables_on_a_full_disk(finished_study, tmp_path, small_disk):
+    """Those that went on it are whole, and the one that did not is not there."""
+    log, output = tmp_path / "log", small_disk / "tables/attacks.parquet"
+    made = contents(finished_study.folder / RUN / "tables")
+    with nearly_full(small_disk, 8):
+        status, said = finished(finished_study, summarise_job(finished_study, output), log)
+        assert (status, "Traceback" in said) == (1, False), said
+        (line,) = said.splitlines()
+        assert line.startswith(f"onepix: {small_disk}/tables/")
+        assert line.endswith(".csv: No space left on device")
+        there = contents(output.parent)
+        assert there.items() < made.items()
+        assert there
+        assert line.partition("tables/")[2].partition(":")[0] not in there
+    status, said = finished(finished_study, summarise_job(finished_study, output), log)
+    assert status == 0, said
+    assert contents(output.parent) == made
