@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # each pair is checked in a process of its own, which alone i
     from onepix.models.classifier import Classifier
 
 T = TypeVar("T")
+KILLED = "the process that tried it was killed; was the memory full?"
 TRIED = 1.0  # seconds for which passes are counted, after a first round
 
 
@@ -91,35 +92,58 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ro
         For each pair, in the order of the runs.
     """
     pairs = dict.fromkeys((run.dataset, network) for run in config.runs for network in run.networks)
-    context = multiprocessing.get_context("spawn")
     for pair in pairs:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            try:
-                yield pool.submit(_row, config, *pair, sample, fetch).result()
-            except BrokenProcessPool:
-                yield Row(*pair, fault="the process that tried it was killed; was the memory full?")
+        try:
+            yield in_new_process(_row, config, *pair, sample, fetch)
+        except BrokenProcessPool:
+            yield Row(*pair, fault=KILLED)
+
+
+def in_new_process(work: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a process of its own.
+
+    Raises
+    ------
+    BrokenProcessPool
+        If that was killed.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool) -> Row:
     """Check one pair; what is wrong with it stands in the row."""
-    from onepix.engine import choose_device, keep_memory
-
     if not fetch:
         os.environ["ONEPIX_OFFLINE"] = "1"
-    keep_memory()
     row = Row(dataset, network)
     try:
-        images = _unless_absent(row, dataset, lambda: _images(config, dataset))
-        device = choose_device(config.engine.device)
-        loaded = _loaded(row, config, network)
-        classifier = loaded or _with_fresh_weights(config.networks[network])
-        if images is not None:
-            chosen = _selected(row, config, images)
-            _try_out(row, config, classifier.to(device), chosen, sample, with_accuracy=loaded is not None)
+        loaded, chosen = load_pair(row, config)
+        classifier = loaded or with_fresh_weights(config, network)
+        if chosen is not None:
+            _try_out(row, config, classifier, chosen, sample, with_accuracy=loaded is not None)
     except OnepixError as error:
         row.fault = str(error)
     row.memory = _peak_memory()
     return row
+
+
+def load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
+    """Load a row's network, on its device, and the images that are attacked on it; None is what is not at hand.
+
+    The row learns what they are and what would be fetched.
+
+    Raises
+    ------
+    OnepixError
+        What would stop the run.
+    """
+    from onepix.engine import choose_device, keep_memory
+
+    keep_memory()
+    images = _unless_absent(row, row.dataset, lambda: _images(config, row.dataset))
+    device = choose_device(config.engine.device)
+    loaded = _loaded(row, config, row.network)
+    return loaded and loaded.to(device), None if images is None else _selected(row, config, images)
 
 
 def _unless_absent(row: Row, name: str, load: Callable[[], T]) -> T | None:
@@ -172,12 +196,15 @@ def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
     return loaded
 
 
-def _with_fresh_weights(settings: NetworkSettings) -> "Classifier":
-    """Build a network whose weights are not at hand: its speed is that of any weights."""
+def with_fresh_weights(config: Config, network: str) -> "Classifier":
+    """Build a network whose weights are not at hand, on its device: its speed is that of any weights."""
+    from onepix.engine import choose_device
     from onepix.models import build
     from onepix.models.classifier import Classifier
 
-    return Classifier(build(settings.architecture, settings.classes, settings.channels)).eval()
+    settings = config.networks[network]
+    classifier = Classifier(build(settings.architecture, settings.classes, settings.channels)).eval()
+    return classifier.to(choose_device(config.engine.device))
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
@@ -217,10 +244,10 @@ def _try_out(
     if with_accuracy:
         correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
         row.accuracy = int(correct.sum()), len(few.labels)
-    row.passes = _passes_a_second(evaluator, pictures[:1])
+    row.passes = passes_a_second(evaluator, pictures[:1])
 
 
-def _passes_a_second(evaluator: "Evaluator", picture: "Tensor") -> float:
+def passes_a_second(evaluator: "Evaluator", picture: "Tensor") -> float:
     """Screen random one-pixel changes of an image, a round of a search at a time."""
     import torch
 

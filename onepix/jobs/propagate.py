@@ -1,5 +1,6 @@
 """Follow the pixel changes of one chunk through every layer."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from onepix.config import UNTARGETED, Engine, Layers, Settings
-from onepix.engine import choose_device, choose_micro_batch
+from onepix.config import UNTARGETED, Layers, Passes, Settings
+from onepix.engine import choose_micro_batch, claimed_device
 from onepix.images import ImageSet
 from onepix.jobs import name_of, provenance, read_images, read_settings
 from onepix.models.weights import load_network_file
@@ -22,7 +23,7 @@ class Propagate(Settings):
     """What the job needs to know."""
 
     layers: Layers
-    engine: Engine
+    engine: Passes
 
 
 def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path) -> None:
@@ -70,7 +71,7 @@ def follow(
     **inputs : Path
         Manifests, at least the network's.
     """
-    device = choose_device(job.engine.device)
+    device = claimed_device(job.engine.device)
     classifier = load_network_file(checked_data(inputs["network"]), device)
     _, height, width, channels = images.images.shape
     clean = images.images[images.places(root["image"].values)]
@@ -83,20 +84,25 @@ def follow(
         f"{output.parent.name} {name_of(inputs['network'])} {output.stem}",
     )
     fields = receptive_fields(classifier.network, (channels, height, width))
+    data = output.with_suffix(".zarr")
+    write_tree(maps_tree(layers, fields, root.assign_attrs(image_shape=[height, width])), data)
+    ids = root["image"].values.tolist()
+    write_manifest(output, data, job.model_dump(mode="json"), image_ids=ids, **provenance(device, **inputs))
+
+
+def maps_tree(layers: list[LayerMaps], fields: Mapping[str, ReceptiveField | None], root: xr.Dataset) -> xr.DataTree:
+    """Put propagation maps together, with what is measured on them; `root` is as of `follow`, with `image_shape`."""
     groups = {
         f"/{depth:03d}_{layer.name}": _group(depth, layer, fields.get(layer.name)) for depth, layer in enumerate(layers)
     }
+    height, width = root.attrs["image_shape"]
     places = root["row"].values, root["column"].values
     measured = [measures(layer, fields.get(layer.name), (height, width), *places) for layer in layers]
     by_layer = xr.Dataset(
         {name: (("layer", "image"), np.stack([values[name] for values in measured])) for name in measured[0]},
         coords={"layer": np.array([layer.name for layer in layers], dtype=object)},
     )
-    data = output.with_suffix(".zarr")
-    root = root.assign_attrs(image_shape=[height, width])
-    write_tree(xr.DataTree.from_dict({"/": root, "/measures": by_layer, **groups}), data)
-    ids = root["image"].values.tolist()
-    write_manifest(output, data, job.model_dump(mode="json"), image_ids=ids, **provenance(device, **inputs))
+    return xr.DataTree.from_dict({"/": root, "/measures": by_layer, **groups})
 
 
 def _group(depth: int, layer: LayerMaps, field: ReceptiveField | None) -> xr.Dataset:

@@ -209,7 +209,7 @@ def test_a_dataset_that_was_fetched_already_is_used(tmp_path):
     fetch = {"dataset": {**own, "class_names": None}}
     from onepix.jobs import fetch_dataset
 
-    fetch_dataset.run(json.dumps(fetch), None, None, folder / "manifest.json")
+    fetch_dataset.run(json.dumps(fetch), None, folder / "manifest.json")
     (tmp_path / "mine.npz").unlink()
     (row,) = rows(study(datasets={"sample": own}))
     assert (row.images, row.fault) == (20, "")
