@@ -1,9 +1,10 @@
 """Checks what a study has left on disk, and does a sample of it again."""
 
 import dataclasses
+import functools
+import itertools
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import xarray as xr
 
 from onepix.attacks.goal import Goal
 from onepix.config import UNTARGETED
+from onepix.datasets.arrays import load_arrays
 from onepix.engine import logits
 from onepix.errors import OnepixError
-from onepix.jobs import read_images
+from onepix.images import ImageSet
+from onepix.models.classifier import Classifier
 from onepix.models.weights import load_network_file
 from onepix.records import attacked_images, read_records
 from onepix.store import checked_data, read_manifest, read_tree
@@ -57,11 +60,13 @@ class Chunk:
     name: str
 
     def manifest(self, part: str) -> Path:
-        """Return a stage's manifest, or that of the dataset or network."""
+        """Return a stage's manifest, or that of the dataset, the network or its receptive fields."""
         dataset, network, attack = self.run
         fetched = {"dataset": ("datasets", dataset), "network": ("networks", network)}
         if part in fetched:
             return self.data.joinpath(*fetched[part], "manifest.json")
+        if part == "receptive_fields":
+            return self.results.joinpath(dataset, network, "receptive_fields.json")
         return self.results.joinpath(dataset, network, attack, part, f"{self.name}.json")
 
     @property
@@ -108,22 +113,30 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
         Everything that is wrong; a chunk with a fault in a stage is not looked into further.
     """
     chunks = chunks_in(results, data)
-    inputs = dict.fromkeys(chunk.manifest(part) for chunk in chunks for part in ("dataset", "network"))
-    broken = {}
-    for manifest in inputs:
+    for wanted in (results / "configuration.yaml", results / "tables" / "provenance.csv"):
+        if not wanted.is_file():
+            yield Fault(wanted, f"{wanted}: not found")
+    broken = set()
+    for manifest in dict.fromkeys(chunk.manifest(part) for chunk in chunks for part in ("dataset", "network")):
         if what := _data_fault(manifest):
-            broken[manifest] = what
+            broken.add(manifest)
             yield Fault(manifest, what)
-    whole = defaultdict(list)
-    for chunk in chunks:
-        fault = next(_faults_of(chunk), None)
-        if fault:
-            yield fault
-        elif not broken.keys() & {chunk.manifest("dataset"), chunk.manifest("network")}:
-            whole[chunk.run].append(chunk)
-    for of_run in whole.values():
-        yield from _faults_between(of_run)
-        yield from _classified_again(of_run, sample, device)
+    for chunk in {chunk.manifest("receptive_fields"): chunk for chunk in chunks}.values():
+        fields = chunk.manifest("receptive_fields")
+        if what := _data_fault(fields) or _origin_fault(chunk, "receptive_fields", ("dataset", "network")):
+            yield Fault(fields, what)
+    # Runs come by dataset, then by network: each is read once, as only the last one is kept.
+    read = functools.lru_cache(1)(_images), functools.lru_cache(1)(functools.partial(_network, device=device))
+    for _, of_run in itertools.groupby(chunks, key=lambda chunk: chunk.run):
+        whole = {}
+        for chunk in of_run:
+            records, fault = _checked(chunk)
+            if fault:
+                yield fault
+            elif not broken & {chunk.manifest("dataset"), chunk.manifest("network")}:
+                whole[chunk] = records
+        yield from _faults_between(list(whole))
+        yield from _classified_again(whole, sample, *read)
 
 
 def _data_fault(manifest: Path) -> str:
@@ -137,29 +150,40 @@ def _data_fault(manifest: Path) -> str:
     return ""
 
 
-def _faults_of(chunk: Chunk) -> Iterator[Fault]:
-    """Check a chunk's stages in order."""
-    records: pd.DataFrame | None = None
+def _data(manifest: Path) -> Path:
+    """Return the path of data whose digest has been compared."""
+    return manifest.parent / str(read_manifest(manifest)["data"])
+
+
+def _images(manifest: Path) -> ImageSet:
+    return load_arrays(_data(manifest))
+
+
+def _network(manifest: Path, device: str) -> Classifier:
+    return load_network_file(_data(manifest), device)
+
+
+def _checked(chunk: Chunk) -> tuple[pd.DataFrame, Fault | None]:
+    """Check a chunk's stages in order; return its records, and the first fault."""
+    records = pd.DataFrame()
     for stage, parts in STAGES.items():
         manifest = chunk.manifest(stage)
-        if stage in ("locality", "controls") and not manifest.exists() and records is not None and _several(records):
+        if stage in ("locality", "controls") and not manifest.exists() and _several(records):
             continue  # position maps are made of one-pixel attacks
         if what := _data_fault(manifest) or _origin_fault(chunk, stage, parts):
-            yield Fault(manifest, what)
-            return
+            return records, Fault(manifest, what)
         try:
             if stage == "attack":
-                records = read_records([checked_data(manifest)])
+                records = read_records([_data(manifest)])
                 faults = _record_faults(chunk, records)
             else:
-                assert records is not None
                 faults = _map_faults(chunk, stage, records)
             if what := next(faults, ""):
-                yield Fault(manifest, f"{manifest}: {what}")
-                return
+                return records, Fault(manifest, f"{manifest}: {what}")
         except (KeyError, ValueError, OSError) as error:  # a file of another layout
-            yield Fault(manifest, f"{manifest}: its data cannot be read: {' '.join(str(error).split())}")
-            return
+            said = " ".join(str(error).split())
+            return records, Fault(manifest, f"{manifest}: its data cannot be read: {said}")
+    return records, None
 
 
 def _several(records: pd.DataFrame) -> bool:
@@ -199,7 +223,7 @@ def _record_faults(chunk: Chunk, records: pd.DataFrame) -> Iterator[str]:
 
 
 def _map_faults(chunk: Chunk, stage: str, records: pd.DataFrame) -> Iterator[str]:
-    tree = read_tree(checked_data(chunk.manifest(stage)))
+    tree = read_tree(_data(chunk.manifest(stage)))
     root = tree.to_dataset()
     attacked = records[records["eligible"]]
     expected = attacked if stage == "propagation" else attacked[attacked["success"].astype(bool)]
@@ -211,8 +235,7 @@ def _map_faults(chunk: Chunk, stage: str, records: pd.DataFrame) -> Iterator[str
         yield f"holds {_ids([key[0] for key in found])}, its attacks are of {_ids([key[0] for key in keys])}"
         return
     if stage == "locality":
-        images = read_images(chunk.manifest("dataset"))
-        shape = (len(found), *images.images.shape[1:3])
+        shape = (len(found), *read_manifest(chunk.manifest("dataset"))["shape"][:2])
         yield from _array_faults("", root, {"flips": (shape, "bool"), "margin": (shape, "float32")})
         if ((root["margin"].values < 0) & ~root["flips"].values).any():
             yield "flips and margin contradict each other"
@@ -246,18 +269,25 @@ def _faults_between(chunks: Sequence[Chunk]) -> Iterator[Fault]:
                 yield Fault(path, f"{path}: made with another '{key}' than the run's other chunks")
 
 
-def _classified_again(chunks: Sequence[Chunk], sample: int, device: str) -> Iterator[Fault]:
+def _classified_again(
+    whole: Mapping[Chunk, pd.DataFrame],
+    sample: int,
+    images_of: Callable[[Path], ImageSet],
+    network_of: Callable[[Path], Classifier],
+) -> Iterator[Fault]:
     """Rebuild some attacked images from their records, and compare the classes that the network sees."""
-    parts = [read_records([checked_data(chunk.manifest("attack"))]).assign(chunk=n) for n, chunk in enumerate(chunks)]
-    records = pd.concat(parts, ignore_index=True)
+    if not whole:
+        return
+    chunks = list(whole)
+    records = pd.concat([whole[chunk].assign(chunk=n) for n, chunk in enumerate(chunks)], ignore_index=True)
     attacked = records[records["eligible"]]
     few = attacked.sample(min(sample, len(attacked)), random_state=0)
     if few.empty:
         return
-    images = read_images(chunks[0].manifest("dataset"))
-    classifier = load_network_file(checked_data(chunks[0].manifest("network")), device)
+    images, classifier = images_of(chunks[0].manifest("dataset")), network_of(chunks[0].manifest("network"))
     changed = attacked_images(images.images[images.places(few["image_id"])], few)
-    seen = logits(classifier, torch.from_numpy(changed).to(device), BATCH).argmax(1).cpu().numpy()
+    given = torch.from_numpy(changed).to(classifier.mean.device)
+    seen = logits(classifier, given, BATCH).argmax(1).cpu().numpy()
     for (_, row), label in zip(few.iterrows(), seen, strict=True):
         if label != row["adversarial_class"]:
             manifest = chunks[row["chunk"]].manifest("attack")

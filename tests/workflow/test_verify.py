@@ -4,15 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from onepix.datasets.arrays import load_arrays
 from onepix.errors import OnepixError
+from onepix.models.weights import load_network_file
 from onepix.records import read_records, write_records
 from onepix.store import digest
-from onepix.verify import verify
+from onepix.verify import STAGES, verify
 
 RUN = Path("results/sample/lenet/de")
 CHUNK = "000000-000003"
@@ -75,6 +78,52 @@ def test_a_missing_chunk(faults, stage):
     ((target, what),) = faults().items()
     assert target == str(RUN / stage / f"{CHUNK}.json")
     assert "not found" in what
+
+
+def test_what_belongs_to_no_chunk(faults):
+    """Receptive fields are data like others; the configuration and the table of origins must be there."""
+    gone = [Path("results/configuration.yaml"), Path("results/tables/provenance.csv")]
+    for path in gone:
+        path.unlink()
+    fields = Path("results/sample/lenet/receptive_fields.json")
+    stored = max(fields.with_suffix(".zarr").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    stored.write_bytes(stored.read_bytes()[:-1])
+    found = faults()
+    assert set(found) == {str(path) for path in [*gone, fields]}
+    assert "truncated or altered" in found[str(fields)]
+    assert {found[str(path)] for path in gone} == {f"{path}: not found" for path in gone}
+
+
+def test_receptive_fields_of_another_network(faults):
+    fields = Path("results/sample/lenet/receptive_fields.json")
+    facts = json.loads(fields.read_text())
+    rewrite(fields, inputs=facts["inputs"] | {"network": "0" * 64})
+    assert faults() == {
+        str(fields): f"{fields}: made from another network than the one in data/networks/lenet/manifest.json"
+    }
+
+
+def test_everything_is_read_once(faults, monkeypatch):
+    """Digests of large data take the time that verifying takes: one for each file, and each dataset is read once."""
+    digested, loaded = Counter(), Counter()
+
+    def counted(counter, function):
+        def counting(path, *arguments):
+            counter[str(path)] += 1
+            return function(path, *arguments)
+
+        return counting
+
+    monkeypatch.setattr("onepix.store.digest", counted(digested, digest))
+    monkeypatch.setattr("onepix.verify.load_arrays", counted(loaded, load_arrays))
+    monkeypatch.setattr("onepix.verify.load_network_file", counted(loaded, load_network_file))
+    assert faults() == {}
+    data = [path for stage in STAGES for path in Path("results").glob(f"*/*/*/{stage}/*.*") if path.suffix != ".json"]
+    assert {str(path) for path in data} <= digested.keys()
+    assert len(data) == 12, "three chunks at four stages"
+    assert set(digested.values()) == {1}
+    networks = {f"data/networks/{name}/weights.safetensors": 1 for name in ("lenet", "resnet20")}
+    assert loaded == {"data/datasets/sample/images.npz": 1, **networks}
 
 
 def test_a_file_of_another_configuration(faults, study_copy):
