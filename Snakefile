@@ -6,6 +6,7 @@ include: "workflow/rules/locality.smk"
 include: "workflow/rules/sharing.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/provenance.smk"
 
 
 rule all:

@@ -2,7 +2,9 @@
 
 import json
 import platform
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,7 @@ from onepix.images import ImageSet
 from onepix.store import checked_data, read_manifest
 
 S = TypeVar("S", bound=Settings)
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def read_settings(model: type[S], text: str) -> S:
@@ -30,23 +33,48 @@ def read_images(manifest: Path) -> ImageSet:
     return load_arrays(checked_data(manifest))
 
 
+def cifar10_folder(place: Path) -> Path:
+    """Return the folder with CIFAR-10, given itself or the manifest beside it."""
+    return place.parent / read_manifest(place)["data"] if place.suffix == ".json" else place
+
+
 def name_of(manifest: Path) -> str:
     """Return the name of the dataset or network whose manifest this is: its folder's."""
     return manifest.parent.name
+
+
+def by_stage(manifests: Iterable[Path]) -> Mapping[str, list[Path]]:
+    """Return manifests of chunks by their stage, which is their folder's name; none of a stage that is missing."""
+    stages = defaultdict(list)
+    for manifest in manifests:
+        stages[manifest.parent.name].append(manifest)
+    return stages
 
 
 def provenance(device: str, **inputs: Path) -> Mapping[str, Any]:
     """Return what a manifest says of the machine and of the inputs, given by their manifests."""
     import torch
 
-    hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    hardware, gpu = platform.machine(), {}
+    if device.startswith("cuda"):
+        hardware = torch.cuda.get_device_name(device)
+        cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        gpu = {"gpu": {"cudnn": str(cudnn), "driver": _driver()}}
     return {
         "device": device,
         "hardware": hardware,
+        **gpu,
         "threads": torch.get_num_threads(),
         "inputs": {name: read_manifest(path)["sha256"] for name, path in inputs.items()},
         **_network(inputs.get("network")),
     }
+
+
+def _driver() -> str:
+    """Return the version of NVIDIA's kernel module."""
+    said = DRIVER.read_text() if DRIVER.is_file() else ""
+    found = re.search(r"Module\b.*?\s(\d+(?:\.\d+)+)\s", said)
+    return found[1] if found else "unknown"
 
 
 def _network(manifest: Path | None) -> Mapping[str, Any]:
