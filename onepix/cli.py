@@ -1,6 +1,7 @@
 """The command line: one subcommand a rule of the workflow, and a few for people."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -21,41 +22,44 @@ app = typer.Typer(
 
 Settings = Annotated[str, typer.Option(help="The job's settings as JSON.")]
 Manifest = Annotated[Path, typer.Option(help="Manifest of a fetched dataset or network, or of attack records.")]
-Manifests = Annotated[list[Path], typer.Option(help="One manifest a chunk; repeat the option.")]
-PositionMaps = Annotated[list[Path] | None, typer.Option(help="One manifest a chunk; none for several pixels.")]
+Chunks = Annotated[list[Path], typer.Argument(help="Manifests of a run's chunks; their folders name the stages.")]
 Table = Annotated[Path, typer.Option(help="A gathered table, CSV.")]
-Tables = Annotated[list[Path], typer.Option(help="CSV; repeat the option.")]
 Output = Annotated[Path, typer.Option(help="What to write.")]
-Cifar10 = Annotated[Path, typer.Option(help="The folder that fetch-cifar10 made.")]
+Figure = Annotated[Path, typer.Option(help="The PNG to write; a PDF goes beside it.")]
+Cifar10 = Annotated[Path, typer.Option(help="The folder that fetch-cifar10 made, or its manifest.")]
 
 
 @app.command()
 def fetch_cifar10(
-    folder: Annotated[Path, typer.Argument(help="Where the six official binary files go.")],
+    folder: Annotated[Path | None, typer.Argument(help="Where the six official binary files go.")] = None,
     existing: Annotated[Path | None, typer.Option(help="A folder with a copy, instead of downloading.")] = None,
-    output: Annotated[Path | None, typer.Option(help="A manifest to write.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A manifest; the folder then goes beside it.")] = None,
+    settings: Annotated[str | None, typer.Option(help="Settings as JSON, in place of existing.")] = None,
 ) -> None:
     """Fetch CIFAR-10 and compare each file with its published MD5."""
-    from onepix.datasets.cifar10 import fetch_cifar10
-    from onepix.store import write_manifest
+    from onepix.datasets.cifar10 import fetch_cifar10 as fetch
+    from onepix.jobs import fetch_cifar10
 
-    source = fetch_cifar10(folder, existing)
-    typer.echo(f"CIFAR-10 from {source}: six files in {folder}, all as published")
+    if (folder is None) == (output is None):
+        raise OnepixError("fetch-cifar10: name either the folder where the files go, or --output")
     if output:
-        write_manifest(output, folder, {}, source=source)
+        settings = settings or json.dumps({"existing": existing and str(existing)})
+        source, folder = fetch_cifar10.run(settings, output), output.with_suffix("")
+    elif folder:
+        source = fetch(folder, existing)
+    typer.echo(f"CIFAR-10 from {source}: six files in {folder}, all as published")
 
 
 @app.command()
 def fetch_dataset(
     settings: Settings,
     output: Output,
-    cifar10: Annotated[Path | None, typer.Option(help="The folder that fetch-cifar10 made.")] = None,
-    downloads: Annotated[Path | None, typer.Option(help="Where torchvision's downloads are kept.")] = None,
+    cifar10: Annotated[Path | None, typer.Argument(help="For CIFAR-10, what fetch-cifar10 wrote: a manifest.")] = None,
 ) -> None:
     """Fetch one dataset."""
     from onepix.jobs import fetch_dataset
 
-    fetch_dataset.run(settings, cifar10, downloads, output)
+    fetch_dataset.run(settings, cifar10, output)
 
 
 @app.command()
@@ -106,7 +110,7 @@ def evaluate(
 def fetch_network(
     settings: Settings,
     output: Output,
-    trained: Annotated[Path | None, typer.Option(help="The weights that train wrote.")] = None,
+    trained: Annotated[Path | None, typer.Argument(help="For weights: train, what train wrote.")] = None,
 ) -> None:
     """Fetch one network and check its weights."""
     from onepix.jobs import fetch_network
@@ -157,67 +161,69 @@ def find_receptive_fields(settings: Settings, dataset: Manifest, network: Manife
 
 
 @app.command()
-def transfer(settings: Settings, dataset: Manifest, network: Manifest, attack: Manifests, output: Output) -> None:
+def transfer(
+    settings: Settings,
+    dataset: Manifest,
+    network: Manifest,
+    output: Output,
+    attacks: Annotated[list[Path], typer.Argument(help="Manifests of attack records of other networks.")],
+) -> None:
     """Try the successes of other networks on one network."""
     from onepix.jobs import transfer
 
-    transfer.run(settings, dataset, network, attack, output)
+    transfer.run(settings, dataset, network, attacks, output)
 
 
 @app.command()
 def share(
     settings: Settings,
-    transfer: Annotated[list[Path], typer.Option(help="CSV that transfer wrote; repeat the option.")],
     output: Output,
-    locality: PositionMaps = None,
-    scan: Annotated[list[Path] | None, typer.Option(help="Manifests of the records of whole scans.")] = None,
+    files: Annotated[
+        list[Path], typer.Argument(help="CSV that transfer wrote; manifests of position maps, or of whole scans.")
+    ],
 ) -> None:
     """Write the table of what networks share."""
     from onepix.jobs import share
 
-    share.run(settings, transfer, locality or [], scan or [], output)
+    share.run(settings, files, output)
 
 
 @app.command()
 def summarise(
     settings: Settings,
-    attack: Manifests,
-    propagation: Manifests,
-    output: Output,
-    locality: PositionMaps = None,
-    controls: PositionMaps = None,
+    output: Annotated[Path, typer.Option(help="The Parquet file to write; tables go beside it.")],
+    manifests: Chunks,
 ) -> None:
-    """Write the tables of one run into a folder."""
+    """Write the attack records and the tables of one run."""
     from onepix.jobs import summarise
 
-    summarise.run(settings, attack, propagation, locality or [], controls or [], output)
+    summarise.run(settings, manifests, output)
 
 
 @app.command()
 def draw(
     settings: Settings,
     dataset: Manifest,
-    tables: Annotated[Path, typer.Option(help="The folder that summarise wrote.")],
-    propagation: Manifests,
-    output: Output,
-    locality: PositionMaps = None,
+    records: Annotated[Path, typer.Option(help="The Parquet file that summarise wrote; tables lie beside it.")],
+    output: Annotated[Path, typer.Option(help="One of the figures; all go into its folder.")],
+    manifests: Chunks,
 ) -> None:
-    """Draw the figures of one run into a folder."""
+    """Draw the figures of one run."""
     from onepix.jobs import draw
 
-    draw.run(settings, dataset, tables, propagation, locality or [], output)
+    draw.run(settings, dataset, records, manifests, output)
 
 
 @app.command()
-def gather_tables(table: Tables, output: Output) -> None:
+def gather_tables(output: Output, tables: Annotated[list[Path], typer.Argument(help="CSV.")]) -> None:
     """Write the tables of all runs one below the other."""
     from onepix.jobs import gather
 
-    gather.run(table, output)
+    gather.run(tables, output)
 
 
 @app.command()
-def draw_locality_chart(settings: Settings, table: Table, output: Output) -> None:
+def draw_locality_chart(settings: Settings, table: Table, output: Figure) -> None:
     """Draw the locality chart of all runs."""
     from onepix.jobs import draw_all
 
@@ -225,7 +231,7 @@ def draw_locality_chart(settings: Settings, table: Table, output: Output) -> Non
 
 
 @app.command()
-def draw_distance_profile(settings: Settings, table: Table, output: Output) -> None:
+def draw_distance_profile(settings: Settings, table: Table, output: Figure) -> None:
     """Draw the distance profiles of all runs."""
     from onepix.jobs import draw_all
 
@@ -237,7 +243,7 @@ def draw_receptive_fields(
     settings: Settings,
     table: Table,
     neighbourhood: Annotated[Path, typer.Option(help="The gathered neighbourhood table.")],
-    output: Output,
+    output: Figure,
 ) -> None:
     """Draw the receptive fields of all networks beside the length scale of their weakness."""
     from onepix.jobs import draw_all
@@ -246,11 +252,30 @@ def draw_receptive_fields(
 
 
 @app.command()
-def draw_sharing(settings: Settings, table: Table, output: Output) -> None:
+def draw_sharing(settings: Settings, table: Table, output: Figure) -> None:
     """Draw what networks share."""
-    from onepix.jobs import share
+    from onepix.jobs import draw_sharing
 
-    share.run_draw(settings, table, output)
+    draw_sharing.run(settings, table, output)
+
+
+@app.command()
+def record_configuration(settings: Settings, output: Output) -> None:
+    """Write the whole configuration, defaults included, as YAML."""
+    from onepix.jobs import trace
+
+    trace.run_record(settings, output)
+
+
+@app.command()
+def gather_provenance(
+    output: Output,
+    manifests: Annotated[list[Path], typer.Argument(help="Of datasets, networks, receptive fields and chunks.")],
+) -> None:
+    """Write the table of what each result was made from, by what and on what."""
+    from onepix.jobs import trace
+
+    trace.run_gather(manifests, output)
 
 
 @app.command()
@@ -267,6 +292,22 @@ def check(
     study = load(*config)
     if faults := show(study, check(study, sample, fetch)):
         raise OnepixError(f"{faults} of the rows above would stop the run")
+
+
+@app.command()
+def plan(
+    config: Annotated[list[Path], typer.Argument(help="A configuration; of several files, later ones add to earlier.")],
+    trial: Annotated[bool, typer.Option(help="Try out what finished jobs do not tell the speed of.")] = True,
+) -> None:
+    """Say what a run of the workflow would do in this folder, why, and how much that is."""
+    from onepix.config import load
+    from onepix.estimates import estimate
+    from onepix.plan import ask_snakemake
+    from onepix.plan_table import show
+
+    study = load(*config)
+    workflow = ask_snakemake(study, config)
+    show(workflow, estimate(study, workflow, trial))
 
 
 @app.command()
@@ -296,10 +337,22 @@ def schema() -> None:
     typer.echo(json_schema(), nl=False)
 
 
+def _keep_to_threads() -> None:
+    """Let dask and zarr start no more threads than OMP_NUM_THREADS, which PyTorch, NumPy and Arrow heed by themselves.
+
+    Snakemake sets it to a job's threads. Where it is not set, all of them use all cores.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads):
+        for name in ("DASK_NUM_WORKERS", "ZARR_THREADING__MAX_WORKERS"):
+            os.environ.setdefault(name, threads)
+
+
 def main() -> None:
     """Run a command; a user's mistake or a full disk ends in one line, not in a traceback."""
     # A scheduler's SIGTERM would end Python on the spot, and leave temporary files behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("onepix: stopped by SIGTERM"))
+    _keep_to_threads()
     try:
         app()
     except OnepixError as error:

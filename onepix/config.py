@@ -3,22 +3,95 @@
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from onepix.errors import OnepixError
+from onepix.places import PACKAGE
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+def _printable(text: str) -> str:
+    """Refuse what would break a line, steer a terminal or end a path early."""
+    if not text:
+        raise ValueError("is empty")
+    if any(unicodedata.category(letter) in UNPRINTABLE for letter in text):
+        raise ValueError(f"expected text without line breaks and control characters, got {text!r}")
+    return text
+
+
+def _usable_place(name: str) -> str:
+    """Refuse what no path can be made of, and places in a package that would lie outside it."""
+    if name.startswith(PACKAGE):
+        package, _, inside = name.removeprefix(PACKAGE).partition("/")
+        if not package.isidentifier() or inside.startswith("/") or ".." in inside.split("/"):
+            raise ValueError(f"expected package:NAME/PATH, a path inside an installed package, got {name!r}")
+    if "{" in name or "}" in name:
+        raise ValueError(f"expected no braces, which Snakemake takes for wildcards, got {name!r}")
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no such user's home folder, got {name!r}") from None
+    return name
+
+
+def _usable_folder(name: str) -> str:
+    """Refuse what Snakemake takes for a wildcard, its report for HTML, a command for an option."""
+    if name.startswith(("-", "~")) or any(letter in name for letter in "{}<"):
+        raise ValueError(
+            f"expected a folder whose name holds none of {{ }} < and begins with neither - nor ~, got {name!r}"
+        )
+    return Path(name).as_posix()  # out/ and ./out are one folder, and Snakemake compares text
+
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, halves of characters, ends of lines
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+Text = Annotated[str, AfterValidator(_printable)]
+Place = Annotated[Text, AfterValidator(_usable_place)]
+Folder = Annotated[Text, AfterValidator(_usable_folder)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 S = TypeVar("S", bound=BaseModel)
+T = TypeVar("T")
 UNTARGETED = -1  # in place of a target, where numbers cannot be missing
 HASH = re.compile(r"[0-9a-f]{8,64}")
 RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+TAKEN = {  # in the folder of results, and in those of its datasets and networks
+    "datasets": {"configuration.yaml", "figures", "sharing", "tables"},
+    "attacks": {f"receptive_fields.{ending}" for ending in ("csv", "json", "zarr")},
+}
+LONGEST = 1000  # characters of a message on one value
+MOST_IDS = 1_000_000  # ids are below, so that chunks' names have six digits; and a range cannot take all memory
+
+
+def natural(name: str) -> list[str | int]:
+    """Return a sort key that takes numbers in a name as numbers: resnet20 comes before resnet110."""
+    parts: list[str | int] = list(re.split(r"(\d+)", name))
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+def _in_order(values: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(sorted(set(values), key=lambda value: natural(str(value))))
+
+
+# A list whose order means nothing: it is kept in one order and each value once, so that no other order is a change.
+Unordered = Annotated[tuple[T, ...], AfterValidator(_in_order)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -61,14 +134,14 @@ class Cifar10Dataset(Settings):
     split: Literal["train", "test"] = "test"
 
 
-ClassNames = tuple[str, ...] | Literal["imagenet"]
+ClassNames = tuple[Text, ...] | Literal["imagenet"]
 
 
 class ArraysDataset(Settings):
     """Your own images: an .npz file with `images` (uint8; image, y, x, channel) and `labels`."""
 
     source: Literal["arrays"]
-    path: str
+    path: Place
     class_names: ClassNames | None = Field(None, description="Default: the labels as numbers.")
 
 
@@ -96,8 +169,8 @@ class FolderDataset(Pictures):
     """A folder of pictures, with classes by subfolder or by a CSV file."""
 
     source: Literal["folder"]
-    path: str = Field(description="The folder; package:NAME/FOLDER lies in an installed Python package.")
-    labels: str | None = Field(
+    path: Place = Field(description="The folder; package:NAME/FOLDER lies in an installed Python package.")
+    labels: Place | None = Field(
         None, description="A CSV file with the columns file and label; default: a class is a subfolder."
     )
     class_names: ClassNames | None = Field(
@@ -108,9 +181,11 @@ class FolderDataset(Pictures):
 class TorchvisionDataset(Pictures):
     """A classification dataset of torchvision, which downloads and checks it."""
 
-    source: str = Field(pattern=r"^torchvision:\w+$", description="torchvision:CIFAR100, or another of its datasets.")
-    split: str = Field("test", description="As torchvision names it: train, test, val, …")
-    root: str | None = Field(None, description="A folder with a copy in torchvision's layout; default: download.")
+    source: str = Field(
+        pattern=r"^torchvision:[A-Za-z0-9_]{1,100}$", description="torchvision:CIFAR100, or another of its datasets."
+    )
+    split: Name = Field("test", description="As torchvision names it: train, test, val, …")
+    root: Place | None = Field(None, description="A folder with a copy in torchvision's layout; default: download.")
     class_names: ClassNames | None = Field(None, description="Default: torchvision's, or the labels as numbers.")
 
 
@@ -147,13 +222,13 @@ class Recipe(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class NetworkSettings(Settings):
+class Network(Settings):
     """An architecture, its weights and its input scaling: the network sees (image / 255 − mean) / std."""
 
-    architecture: str = Field(
+    architecture: Text = Field(
         description="One of onepix, such as lenet or resnet20; torchvision:NAME; or package.module:factory."
     )
-    weights: str = Field(
+    weights: Place = Field(
         "bundled",
         description="bundled, train, factory (the factory loads its own), torchvision or torchvision:ENTRY, a URL, "
         "a path, or package:NAME/PATH in an installed Python package. Files are safetensors, torch checkpoints or "
@@ -167,8 +242,6 @@ class NetworkSettings(Settings):
     std: tuple[float, ...] | None = None
     classes: int | None = Field(None, ge=2, description="Default: 1000 of torchvision's, 10 of onepix's architectures.")
     channels: int = Field(3, ge=1)
-    recipe: Recipe | None = Field(None, description="For weights: train. Default: the architecture's own recipe.")
-    seed: int = Field(0, ge=0, description="For weights: train.")
 
     @field_validator("sha256", mode="before")
     @classmethod
@@ -178,15 +251,17 @@ class NetworkSettings(Settings):
         return value and value.lower()
 
     @model_validator(mode="after")
-    def _a_url_is_verified(self) -> "NetworkSettings":
+    def _a_url_is_verified(self) -> "Network":
         if self.weights.startswith(("http://", "https://")) and self.sha256 is None:
             raise ValueError("sha256 is missing; weights from a URL are only taken if their SHA-256 is known")
+        if re.match(r"https?://[^/?#]*@", self.weights):
+            raise ValueError("weights: expected an address without a password: it would stand in every manifest")
         if self.weights.partition(":")[0] == "torchvision" and not self.architecture.startswith("torchvision:"):
             raise ValueError(f"weights {self.weights} go with torchvision:NAME, not with {self.architecture}")
         return self
 
     @model_validator(mode="after")
-    def _scaling_is_whole(self) -> "NetworkSettings":
+    def _scaling_is_whole(self) -> "Network":
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together: give both or neither")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -195,6 +270,13 @@ class NetworkSettings(Settings):
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {list(self.std)}")
         return self
+
+
+class NetworkSettings(Network):
+    """A network, and how it is trained if it is to be."""
+
+    recipe: Recipe | None = Field(None, description="For weights: train. Default: the architecture's own recipe.")
+    seed: Seed = Field(0, description="For weights: train.")
 
 
 class Attack(Settings):
@@ -213,7 +295,12 @@ class Attack(Settings):
     budget: int | None = Field(
         None, ge=1, description="At most so many candidates (forward passes) an image; default: what the method takes."
     )
-    seed: int = Field(0, ge=0, description="With an image's id, it sets that image's own random stream.")
+    seed: Seed = Field(0, description="With an image's id, it sets that image's own random stream.")
+
+    @property
+    def idle(self) -> set[str]:
+        """The keys that make no difference beside the others, such as thresholds where nothing stops at one."""
+        return set()
 
 
 class PixelSearch(Attack):
@@ -226,6 +313,13 @@ class PixelSearch(Attack):
     )
     true_threshold: Share = Field(0.05, description="For stop: threshold, untargeted: the true class falls below.")
     target_threshold: Share = Field(0.9, description="For stop: threshold, targeted: the target class rises above.")
+
+    @property
+    def idle(self) -> set[str]:
+        """The thresholds that end nothing."""
+        if self.stop != "threshold":
+            return {"true_threshold", "target_threshold"}
+        return {"target_threshold" if self.target is None else "true_threshold"}
 
 
 class DifferentialEvolution(PixelSearch):
@@ -245,6 +339,11 @@ class DifferentialEvolution(PixelSearch):
     )
     colour_mean: float = Field(128.0, description="paper: of the normal distribution of initial colours.")
     colour_std: float = Field(127.0, gt=0)
+
+    @property
+    def idle(self) -> set[str]:
+        """The thresholds that end nothing, and colours that are not drawn."""
+        return super().idle | (set() if self.variant == "paper" else {"colour_mean", "colour_std"})
 
     @model_validator(mode="before")
     @classmethod
@@ -296,6 +395,11 @@ class Scan(Attack):
         "all", description="When an image is done: at its first flip, or never early."
     )
 
+    @property
+    def idle(self) -> set[str]:
+        """What belongs to another set of colours."""
+        return {key for key, colours in (("levels", "grid"), ("palette_size", "palette")) if self.colours != colours}
+
 
 def _method(value: Any) -> str:
     """Return the method that an attack's entry names; differential evolution if it names none."""
@@ -314,10 +418,10 @@ AttackSettings = Annotated[
 class Selection(Settings):
     """Images chosen by a rule: one of `first`, `per_class` and `file`."""
 
-    first: int | None = Field(None, ge=1, description="The first n of the dataset.")
-    per_class: int | None = Field(None, ge=1, description="So many of each class, drawn at random.")
-    seed: int = Field(0, ge=0, description="For per_class; with the same seed, a larger number adds images.")
-    file: str | None = Field(None, description="A text file with ids or ranges; # begins a comment.")
+    first: int | None = Field(None, ge=1, le=MOST_IDS, description="The first n of the dataset.")
+    per_class: int | None = Field(None, ge=1, le=MOST_IDS, description="So many of each class, drawn at random.")
+    seed: Seed = Field(0, description="For per_class; with the same seed, a larger number adds images.")
+    file: Place | None = Field(None, description="A text file with ids or ranges; # begins a comment.")
 
     @model_validator(mode="after")
     def _is_one_rule(self) -> "Selection":
@@ -331,13 +435,18 @@ class Selection(Settings):
         """A name for files that hold the chosen images."""
         return f"first-{self.first}" if self.first else f"per-class-{self.per_class}-seed-{self.seed}"
 
+    @property
+    def rule(self) -> dict[str, int | None]:
+        """The keys that choose, without those that the rule does not look at."""
+        return {"first": self.first} if self.first else {"per_class": self.per_class, "seed": self.seed}
+
 
 class Run(Settings):
     """Images of one dataset, attacked on each of the networks by each of the attacks."""
 
     dataset: Name
-    networks: tuple[Name, ...] = Field(min_length=1)
-    attacks: tuple[Name, ...] = Field(min_length=1)
+    networks: Unordered[Name] = Field(min_length=1)
+    attacks: Unordered[Name] = Field(min_length=1)
     images: int | str | tuple[int, ...] | Selection = Field(
         description="Ids: 7, a range such as 0-49, several with commas, a list; or a rule: {first: 100}, "
         "{per_class: 10, seed: 0}, {file: ids.txt}."
@@ -346,18 +455,27 @@ class Run(Settings):
     @field_validator("images")
     @classmethod
     def _can_be_read(cls, value: int | str | tuple[int, ...] | Selection) -> int | str | tuple[int, ...] | Selection:
-        if not isinstance(value, Selection) and not parse_ids(value):
+        if isinstance(value, Selection):
+            return value
+        if not (ids := parse_ids(value)):
             raise ValueError("no image is selected")
-        return value
+        return as_ranges(ids)  # one spelling, however they are written
 
 
-class Engine(Settings):
-    """How networks are evaluated."""
+class Passes(Settings):
+    """How images are passed through networks."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU if there is one.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$", description="auto takes a GPU if there is one."
+    )
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Images a forward pass; auto goes by the device and the size of the images."
     )
+
+
+class Engine(Passes):
+    """How networks are evaluated."""
+
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Of the screening of candidates; whatever counts is redone in float32. auto takes bfloat16 where "
@@ -375,7 +493,7 @@ class Engine(Settings):
     )
 
 
-Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
+Layers = Literal["auto"] | Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_in_order)]
 
 
 class Propagation(Settings):
@@ -391,24 +509,29 @@ class Propagation(Settings):
     )
 
 
-class Statistics(Settings):
-    """Intervals."""
+class Intervals(Settings):
+    """Confidence intervals."""
 
     confidence: Share = 0.95
     resamples: int = Field(9999, ge=100, description="Of the bootstrap over images.")
+    seed: Seed = 0
+
+
+class Statistics(Intervals):
+    """Intervals and tests."""
+
     permutations: int = Field(999, ge=99, description="Of each position map, for its p-values.")
-    seed: int = Field(0, ge=0)
 
 
 class Figures(Settings):
     """What is drawn, and how."""
 
-    strips: tuple[Literal["success", "failure"] | int, ...] = Field(
-        ("success", "failure"), description="Images shown layer by layer: the first of a kind, or an image id."
+    strips: Unordered[Literal["success", "failure"] | Annotated[int, Field(ge=0, lt=MOST_IDS)]] = Field(
+        ("failure", "success"), description="Images shown layer by layer: the first of a kind, or an image id."
     )
-    strip_layers: tuple[str, ...] = Field(("*",), min_length=1, description="Glob patterns of the layers shown.")
+    strip_layers: Unordered[Text] = Field(("*",), min_length=1, description="Glob patterns of the layers shown.")
     position_maps: int = Field(4, ge=1, le=8, description="Successes whose position maps are shown.")
-    colour_map: str = Field("magma", description="A Matplotlib colour map.")
+    colour_map: Text = Field("magma", description="A Matplotlib colour map.")
     dpi: int = Field(200, ge=50, le=1200)
 
 
@@ -424,11 +547,18 @@ class Config(Settings):
     propagation: Propagation = Propagation()
     statistics: Statistics = Statistics()
     figures: Figures = Figures()
-    existing_cifar10: str | None = Field(
+    existing_cifar10: Place | None = Field(
         None, description="A folder with a copy, in torchvision's or the official binary layout; default: download."
     )
-    data: str = Field("data", description="Folder of fetched images and networks.")
-    results: str = Field("results", description="Folder of everything that is computed.")
+    data: Folder = Field("data", description="Folder of fetched images and networks.")
+    results: Folder = Field("results", description="Folder of everything that is computed.")
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "Config":
+        for kind, taken in TAKEN.items():
+            for name in taken & getattr(self, kind).keys():
+                raise ValueError(f"{kind}.{name}: results have a file or folder of this name; choose another")
+        return self
 
     @model_validator(mode="after")
     def _runs_name_what_exists(self) -> "Config":
@@ -463,15 +593,22 @@ def parse_ids(selection: int | str | Iterable[int]) -> tuple[int, ...]:
         ids = (selection,) if isinstance(selection, int) else tuple(selection)
         if any(image_id < 0 for image_id in ids):
             raise ValueError(f"image ids are not negative, got {min(ids)}")
+        _refuse_large(max(ids, default=0))
         return tuple(sorted(set(ids)))
     ids = ()
     for part in selection.split(","):
         match = RANGE.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        _refuse_large(last)
         if first > last:
             raise ValueError(f"cannot read '{part.strip()}'; expected ids such as 7, 0-49 or 0-9, 20-29")
         ids += tuple(range(first, last + 1))
     return tuple(sorted(set(ids)))
+
+
+def _refuse_large(image_id: int) -> None:
+    if image_id >= MOST_IDS:
+        raise ValueError(f"image ids are below {MOST_IDS}, got {image_id}")
 
 
 def parse(values: Any, source: str) -> Config:
@@ -513,18 +650,33 @@ def _merged(values: Any, later: Any) -> Any:
     return {**values, **{key: _merged(values.get(key), value) for key, value in later.items()}}
 
 
+def as_ranges(ids: Sequence[int]) -> str:
+    """Write ascending ids in short, as `parse_ids` reads them: '0-9, 20'."""
+    starts = [place for place, image_id in enumerate(ids) if place == 0 or image_id != ids[place - 1] + 1]
+    blocks = [(ids[start], ids[end - 1]) for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
+    return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in blocks)
+
+
+def part(model: type[BaseModel], settings: BaseModel) -> dict[str, Any]:
+    """Return those settings that a model of fewer keys has, as plain values."""
+    return settings.model_dump(mode="json", include=set(model.model_fields))
+
+
 def validated(model: type[S], values: Any, source: str) -> S:
     """Check values against a model of settings; errors as in `parse`."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise OnepixError("\n".join(_lines(error.errors(), values, source))) from None
+    except UnicodeEncodeError as error:  # a message would quote half a character, which YAML lets pass
+        raise OnepixError(f"{source}: {error.object!r} is not text") from None
 
 
 def canonical(settings: Mapping[str, Any]) -> str:
-    """Return settings as JSON that is the same for the same settings, whatever their order."""
+    """Return settings as JSON that is the same for the same settings, whatever their order, and safe inside HTML."""
     plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    # Snakemake's report puts parameters into a script of its page, which a class called </script> would end.
+    return json.dumps(plain, sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def json_schema() -> str:
@@ -546,7 +698,16 @@ def _lines(errors: Sequence[Any], values: Any, source: str) -> list[str]:
         places.setdefault(_place(error, values), []).append(error)
     # Where one of several types is a model, what is wrong inside it says more than that it is none of the other types.
     deepest = {place: e for place, e in places.items() if not any(other.startswith(f"{place}.") for other in places)}
-    return [f"{source}: {place}{': ' if place else ''}{_what(found)}" for place, found in deepest.items()]
+    return [
+        f"{source}: {_in_line(place)}{': ' if place else ''}{_in_line(_what(found))}"
+        for place, found in deepest.items()
+    ]
+
+
+def _in_line(said: str) -> str:
+    """Return what quotes a configuration as one line that does nothing to a terminal, shortened if it is very long."""
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in said)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
 
 
 def _place(error: Any, values: Any) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from scipy.stats import hypergeom
 
-from onepix.config import Statistics
+from onepix.config import Intervals
 from onepix.errors import OnepixError
 from onepix.statistics import bootstrap_mean, named, share
 
@@ -79,7 +79,7 @@ def expected_jaccard(first: Booleans, second: Booleans) -> Floats:
     return expected
 
 
-def sharing_table(maps: Mapping[str, xr.DataArray], transfers: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
+def sharing_table(maps: Mapping[str, xr.DataArray], transfers: pd.DataFrame, settings: Intervals) -> pd.DataFrame:
     """Tell for each two networks how far their vulnerable positions overlap, and how often a success transfers.
 
     Parameters
@@ -92,7 +92,7 @@ def sharing_table(maps: Mapping[str, xr.DataArray], transfers: pd.DataFrame, set
         classifies the original image correctly: image_id (int), source and target (str), flips (bool: the target
         misclassifies the attacked image) and moved (bool: it misclassifies the image with the same colour at another
         position, drawn at random).
-    settings : Statistics
+    settings : Intervals
         Confidence, resamples and seed of the intervals.
 
     Returns
@@ -123,7 +123,7 @@ def sharing_table(maps: Mapping[str, xr.DataArray], transfers: pd.DataFrame, set
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _overlap(maps: list[xr.DataArray], networks: tuple[str, str], settings: Statistics) -> dict[str, float]:
+def _overlap(maps: list[xr.DataArray], networks: tuple[str, str], settings: Intervals) -> dict[str, float]:
     """Return the columns of a pair of networks that do not depend on their order; of fewer than two maps, NaN."""
     observed = chance = np.zeros(0)
     if len(maps) == 2:

@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from onepix.config import Statistics
+from onepix.config import Intervals
 
 CHUNK = 2**22  # Resampled images at once: bounds the memory.
 
@@ -27,14 +27,14 @@ def wilson(successes: int, trials: int, confidence: float) -> tuple[float, float
     return 0.0 if successes == 0 else float(low), 1.0 if successes == trials else float(high)
 
 
-def bootstrap_mean(values: npt.ArrayLike, settings: Statistics) -> tuple[float, float, float]:
+def bootstrap_mean(values: npt.ArrayLike, settings: Intervals) -> tuple[float, float, float]:
     """Return the mean of values, one an image, and its percentile interval by resampling images.
 
     Parameters
     ----------
     values : array_like
         Float, shape (images,).
-    settings : Statistics
+    settings : Intervals
         Confidence, resamples and seed.
 
     Returns
@@ -59,7 +59,7 @@ def bootstrap_mean(values: npt.ArrayLike, settings: Statistics) -> tuple[float, 
 
 
 def bootstrap_means(
-    values: npt.NDArray[np.floating], settings: Statistics, stream: int = 0
+    values: npt.NDArray[np.floating], settings: Intervals, stream: int = 0
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the mean of each column over images, and its percentile interval by resampling images.
 
@@ -67,7 +67,7 @@ def bootstrap_means(
     ----------
     values : ndarray
         Float, shape (images, columns); NaN where an image has no value: it is left out of that column's means.
-    settings : Statistics
+    settings : Intervals
         Confidence, resamples and seed.
     stream : int
         With the seed, sets the resamples; one and the same for all columns.
@@ -86,7 +86,7 @@ def bootstrap_means(
     return means, np.where(enough, low, np.nan), np.where(enough, high, np.nan)
 
 
-def resampled_means(values: npt.NDArray[np.floating], settings: Statistics, stream: int = 0) -> npt.NDArray[np.float64]:
+def resampled_means(values: npt.NDArray[np.floating], settings: Intervals, stream: int = 0) -> npt.NDArray[np.float64]:
     """Return the mean of each column in each resample of images, (resamples, columns); as in `bootstrap_means`."""
     images, columns = values.shape
     if images == 0:
@@ -101,7 +101,7 @@ def resampled_means(values: npt.NDArray[np.floating], settings: Statistics, stre
 
 
 def percentile_interval(
-    resamples: npt.NDArray[np.float64], settings: Statistics
+    resamples: npt.NDArray[np.float64], settings: Intervals
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the percentile interval of each column of resamples; those that are NaN do not count."""
     levels = [(1 - settings.confidence) / 2, (1 + settings.confidence) / 2]
@@ -111,7 +111,7 @@ def percentile_interval(
     return bounds[0], bounds[1]
 
 
-def resampled(images: int, settings: Statistics, stream: int = 0) -> Iterator[npt.NDArray[np.float64]]:
+def resampled(images: int, settings: Intervals, stream: int = 0) -> Iterator[npt.NDArray[np.float64]]:
     """Yield how often each image is in each resample, (resamples, images), a chunk of resamples at a time."""
     # The first stream is the seed's own, so that adding others changes no result of it.
     words = np.random.SeedSequence(settings.seed, spawn_key=(stream,) if stream else ())
@@ -122,7 +122,7 @@ def resampled(images: int, settings: Statistics, stream: int = 0) -> Iterator[np
         yield generator.multinomial(images, np.full(images, 1 / images), size=rows).astype(np.float64)
 
 
-def share(hits: npt.ArrayLike, settings: Statistics) -> tuple[float, float, float]:
+def share(hits: npt.ArrayLike, settings: Intervals) -> tuple[float, float, float]:
     """Return the share of hits with Wilson's interval; NaN without any trial."""
     trials = np.asarray(hits, dtype=bool)
     interval = wilson(int(trials.sum()), len(trials), settings.confidence)

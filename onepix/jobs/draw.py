@@ -19,7 +19,7 @@ from onepix.figures.locality import PositionMap, position_maps
 from onepix.figures.maps import LayerMap, aligned, average, strip
 from onepix.figures.style import message_figure, paper_style, save
 from onepix.images import ImageSet
-from onepix.jobs import read_images, read_settings
+from onepix.jobs import by_stage, read_images, read_settings
 from onepix.jobs.tables import read_csv
 from onepix.records import attacked_images, read_records
 from onepix.store import checked_data, read_tree
@@ -40,18 +40,21 @@ class Draw(Settings):
         return f"{self.network} on {self.dataset}, {self.attack}"
 
 
-def run(
-    settings: str, dataset: Path, tables: Path, propagation: Sequence[Path], locality: Sequence[Path], output: Path
-) -> None:
-    """Write every figure of a run into the folder `output`, as PNG and PDF."""
+def run(settings: str, dataset: Path, records: Path, manifests: Sequence[Path], output: Path) -> None:
+    """Write every figure of a run, as PNG and PDF, into the folder of one of them, `output`.
+
+    The tables lie beside the `records`; the `manifests` are those of propagation and position maps.
+    """
     job = read_settings(Draw, settings)
-    images = read_images(dataset)
-    records = read_records([tables / "attacks.parquet"])
-    attacked = records[records["eligible"]]
-    seen = int(records[["clean_class", "adversarial_class"]].max().max()) + 1
+    images, tables = read_images(dataset), records.parent
+    found = read_records([records])
+    attacked = found[found["eligible"]]
+    seen = int(found[["clean_class", "adversarial_class"]].max().max()) + 1
     images = images.with_classes(max(seen, len(images.class_names)))
-    trees = [read_tree(checked_data(manifest)) for manifest in propagation]
-    positions = [read_tree(checked_data(manifest)) for manifest in locality]
+    stages = by_stage(manifests)
+    trees, positions = (
+        [read_tree(checked_data(manifest)) for manifest in stages[stage]] for stage in ("propagation", "locality")
+    )
     figures: dict[str, Callable[[], Figure]] = {
         f"strip_{wanted}": lambda wanted=wanted: _strip(job, wanted, images, attacked, trees)  # type: ignore[misc]
         for wanted in map(str, job.figures.strips)
@@ -64,7 +67,7 @@ def run(
     figures["position_maps"] = lambda: _position_maps(job, images, attacked, positions)
     for name, drawn in figures.items():
         with paper_style():
-            save(drawn(), output / name, job.figures.dpi)
+            save(drawn(), output.parent / name, job.figures.dpi)
 
 
 def _strip(job: Draw, wanted: str, images: ImageSet, attacked: pd.DataFrame, trees: Sequence[xr.DataTree]) -> Figure:

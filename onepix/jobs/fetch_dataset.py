@@ -5,7 +5,7 @@ from pathlib import Path
 from onepix.config import DatasetSettings, Settings
 from onepix.datasets.arrays import save_arrays
 from onepix.datasets.sources import load_dataset
-from onepix.jobs import read_settings
+from onepix.jobs import cifar10_folder, read_settings
 from onepix.store import write_manifest
 
 
@@ -13,12 +13,13 @@ class FetchDataset(Settings):
     """What the job needs to know."""
 
     dataset: DatasetSettings
+    downloads: Path | None = None
 
 
-def run(settings: str, cifar10: Path | None, downloads: Path | None, output: Path) -> None:
-    """Write `images.npz` and its manifest `output`."""
+def run(settings: str, cifar10: Path | None, output: Path) -> None:
+    """Write `images.npz` and its manifest `output`; `cifar10` is the manifest that `fetch_cifar10` wrote."""
     job = read_settings(FetchDataset, settings)
-    images = load_dataset(job.dataset, cifar10, downloads)
+    images = load_dataset(job.dataset, cifar10 and cifar10_folder(cifar10), job.downloads)
     data = output.parent / "images.npz"
     save_arrays(images, data)
     write_manifest(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from onepix.config import NetworkSettings, Settings
+from onepix.config import Network, Settings
 from onepix.jobs import read_settings
 from onepix.models.sources import find, load_classifier
 from onepix.models.weights import read_metadata, save_classifier
@@ -12,7 +12,7 @@ from onepix.store import write_manifest
 class FetchNetwork(Settings):
     """What the job needs to know."""
 
-    network: NetworkSettings
+    network: Network
 
 
 def run(settings: str, trained: Path | None, output: Path) -> str:

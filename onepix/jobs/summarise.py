@@ -6,7 +6,7 @@ from pathlib import Path
 from onepix.claims import claim_table
 from onepix.config import Settings, Statistics
 from onepix.depth import comparison_table, layer_table, separation_table
-from onepix.jobs import read_settings
+from onepix.jobs import by_stage, read_settings
 from onepix.jobs.tables import write_csv
 from onepix.records import read_records, write_records
 from onepix.store import checked_data, read_tree
@@ -22,21 +22,18 @@ class Summarise(Settings):
     statistics: Statistics
 
 
-def run(
-    settings: str,
-    attack: Sequence[Path],
-    propagation: Sequence[Path],
-    locality: Sequence[Path],
-    controls: Sequence[Path],
-    output: Path,
-) -> None:
-    """Write `attacks.parquet` and all tables of the run as CSV into the folder `output`."""
-    job = read_settings(Summarise, settings)
-    records = read_records([checked_data(manifest) for manifest in attack])
+def run(settings: str, manifests: Sequence[Path], output: Path) -> None:
+    """Write the attack records of a run, `output`, and beside them all its tables as CSV.
+
+    The `manifests` are those of all chunks, of all stages.
+    """
+    job, stages = read_settings(Summarise, settings), by_stage(manifests)
+    records = read_records([checked_data(manifest) for manifest in stages["attack"]])
     followed, positions, matched = (
-        [read_tree(checked_data(manifest)) for manifest in manifests] for manifests in (propagation, locality, controls)
+        [read_tree(checked_data(manifest)) for manifest in stages[stage]]
+        for stage in ("propagation", "locality", "controls")
     )
-    write_records(records, output / "attacks.parquet")
+    write_records(records, output)
     clusters = cluster_table(positions, job.statistics)
     comparison = comparison_table(followed, matched, job.statistics)
     tables = {
@@ -53,4 +50,4 @@ def run(
     for name, table in tables.items():
         for position, key in enumerate(("dataset", "network", "attack")):
             table.insert(position, key, getattr(job, key))
-        write_csv(table, output / f"{name}.csv")
+        write_csv(table, output.with_name(f"{name}.csv"))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from onepix.config import Engine, NetworkSettings, Settings, canonical
+from onepix.config import NetworkSettings, Settings, canonical
 from onepix.datasets.cifar10 import read_cifar10
-from onepix.engine import choose_device
+from onepix.engine import claimed_device
 from onepix.errors import OnepixError
-from onepix.jobs import read_settings
+from onepix.jobs import cifar10_folder, read_settings
 from onepix.models import build, default_classes
 from onepix.models.classifier import Classifier
 from onepix.models.weights import save_classifier
@@ -22,12 +22,12 @@ class Train(Settings):
     """What the job needs to know."""
 
     network: NetworkSettings
-    engine: Engine = Engine()
+    device: str = "auto"
 
 
 def run(settings: str, cifar10: Path, output: Path) -> float:
     """Write trained weights to `output`, resuming from a checkpoint beside it; return the test accuracy."""
-    job = read_settings(Train, settings)
+    job, cifar10 = read_settings(Train, settings), cifar10_folder(cifar10)
     network = job.network
     classes = network.classes or default_classes(network.architecture)
     if (classes, network.channels) != (CLASSES, 3):
@@ -38,7 +38,7 @@ def run(settings: str, cifar10: Path, output: Path) -> float:
     recipe = network.recipe or recipe_for(network.architecture)
     torch.manual_seed(network.seed)  # for a recipe that keeps what the network is built with
     classifier = Classifier(build(network.architecture, classes), network.mean or MEAN, network.std or STD)
-    device = choose_device(job.engine.device)
+    device = claimed_device(job.device)
     identity = canonical({"architecture": network.architecture, "recipe": recipe, "seed": network.seed})
     name = f".{output.name}.{hashlib.sha256(identity.encode()).hexdigest()[:12]}.checkpoint"
     checkpoint = output.parent / name

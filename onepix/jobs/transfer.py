@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from onepix.config import Engine, Settings
-from onepix.engine import choose_device, choose_micro_batch, keep_memory, logits
+from onepix.config import Passes, Settings
+from onepix.engine import choose_micro_batch, claimed_device, keep_memory, logits
 from onepix.jobs import read_images, read_settings
 from onepix.jobs.tables import write_csv
 from onepix.locality import drawn_positions
@@ -25,7 +25,7 @@ class Transfer(Settings):
 
     target: str
     seed: int
-    engine: Engine
+    engine: Passes
 
 
 def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], output: Path) -> None:
@@ -46,7 +46,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], out
     """
     job = read_settings(Transfer, settings)
     keep_memory()
-    device = choose_device(job.engine.device)
+    device = claimed_device(job.engine.device)
     images = read_images(dataset)
     classifier = load_network_file(checked_data(network), device)
     micro_batch = choose_micro_batch(job.engine.micro_batch, device, *images.images.shape[1:3])

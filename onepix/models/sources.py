@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onepix.config import NetworkSettings, nearest
+from onepix.config import Network, nearest
 from onepix.errors import OnepixError
 from onepix.fetching import cached_path, fetch, verify
 from onepix.models import build
@@ -63,12 +63,12 @@ class Source:
         return "by its SHA-256"
 
 
-def find(settings: NetworkSettings, trained: Path | None = None) -> Source:
+def find(settings: Network, trained: Path | None = None) -> Source:
     """Tell where a network's weights are, without fetching or reading them.
 
     Parameters
     ----------
-    settings : NetworkSettings
+    settings : Network
         One entry of the configuration's networks.
     trained : Path, optional
         What was trained, for `weights: train`.
@@ -93,12 +93,12 @@ def find(settings: NetworkSettings, trained: Path | None = None) -> Source:
     return Source(weights, located(weights), sha256=settings.sha256)
 
 
-def load_classifier(settings: NetworkSettings, source: Source) -> tuple[Classifier, dict[str, Any]]:
+def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict[str, Any]]:
     """Build a network, fetch its weights if need be, verify and load them.
 
     Parameters
     ----------
-    settings : NetworkSettings
+    settings : Network
         Architecture and input scaling.
     source : Source
         From `find`.
@@ -146,7 +146,7 @@ def _bundled(architecture: str) -> Path:
     return files[architecture]
 
 
-def _of_torchvision(settings: NetworkSettings) -> Source:
+def _of_torchvision(settings: Network) -> Source:
     """Return torchvision's weights: the entry named, or those that it calls the best (DEFAULT)."""
     from torchvision.models import get_model_weights
 

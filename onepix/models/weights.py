@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from onepix.config import canonical
 from onepix.errors import OnepixError
-from onepix.models import build
+from onepix.models import FACTORY, TORCHVISION, build
 from onepix.models.classifier import Classifier
-from onepix.store import replacing
+from onepix.store import read_manifest, replacing
 
 KEY = "onepix"  # one entry for all metadata: safetensors writes several in random order, and files would differ
+NEEDED = {"classes", "channels", "mean", "std"}  # beside the architecture
 COUNTER = "num_batches_tracked"  # of batch normalisation; plays no part in evaluation
 
 
@@ -45,12 +46,20 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get(KEY, "{}"))
-            return metadata
+            metadata = json.loads((file.metadata() or {}).get(KEY, "{}"))
     except FileNotFoundError:
         raise OnepixError(f"{path}: the weights file is missing") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise OnepixError(f"{path}: not a whole safetensors file ({error})") from None
+    except (ValueError, RecursionError):
+        metadata = None
+    if not (isinstance(metadata, dict) and all(_is_scaling(metadata.get(name, 0.0)) for name in ("mean", "std"))):
+        raise OnepixError(f"{path}: its metadata entry '{KEY}' is not as onepix writes it")
+    return metadata
+
+
+def _is_scaling(value: Any) -> bool:
+    return all(isinstance(number, int | float) for number in (value if isinstance(value, list) else [value]))
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -92,9 +101,25 @@ def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classif
         If the file is missing, truncated, or was not written by onepix.
     """
     metadata = read_metadata(path)
-    if "architecture" not in metadata:
+    if not isinstance(metadata.get("architecture"), str) or NEEDED - metadata.keys():
         raise OnepixError(f"{path}: its metadata do not name an architecture; it was not written by onepix")
+    _refuse_foreign_code(metadata["architecture"], path)
     network = build(metadata["architecture"], metadata["classes"], metadata["channels"])
     fill(network, load_file(path), f"{path} into {metadata['architecture']}")
     mean, std = (value if isinstance(value, float) else tuple(value) for value in (metadata["mean"], metadata["std"]))
     return Classifier(network, mean, std).eval().to(device)
+
+
+def _refuse_foreign_code(architecture: str, path: Path) -> None:
+    """Refuse a factory that only the file itself names: building it would run whatever the file's author chose.
+
+    Where `fetch_network` wrote the file, its manifest holds the configuration's own choice.
+    """
+    if not FACTORY.fullmatch(architecture) or architecture.startswith(TORCHVISION):
+        return
+    manifest = path.with_name("manifest.json")
+    chosen = read_manifest(manifest)["settings"].get("network", {}) if manifest.is_file() else {}
+    if chosen.get("architecture") != architecture:
+        raise OnepixError(
+            f"{path}: refused: it asks to run {architecture}; name the factory in a configuration instead"
+        )

@@ -11,7 +11,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepix.config import canonical, json_schema, load, parse, parse_ids
+from onepix.config import as_ranges, canonical, json_schema, load, natural, parse, parse_ids
 from onepix.errors import OnepixError
 
 GOOD = {
@@ -103,6 +103,52 @@ def test_image_ids(text, ids):
 @given(st.sets(st.integers(0, 300), min_size=1))
 def test_ids_written_in_any_way_are_the_same_selection(ids):
     assert parse_ids(", ".join(map(str, ids))) == parse_ids(list(ids)) == tuple(sorted(ids))
+
+
+@given(st.sets(st.integers(0, 300), min_size=1))
+def test_ids_in_short_are_the_same_ids(ids):
+    assert parse_ids(as_ranges(sorted(ids))) == tuple(sorted(ids))
+
+
+def test_ids_in_short():
+    assert as_ranges((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
+
+
+def test_numbers_in_names_count_as_numbers():
+    assert sorted(["resnet110", "resnet20", "lenet", "2", "10"], key=natural) == [
+        *("2", "10", "lenet", "resnet20", "resnet110")
+    ]
+
+
+def test_lists_whose_order_means_nothing_have_one_order():
+    study = deepcopy(GOOD)
+    study["networks"] |= {"net110": {"architecture": "resnet110"}, "net20": {"architecture": "resnet20"}}
+    study["runs"][0] |= {"networks": ["net110", "lenet", "net20", "lenet"], "images": [9, 7, 8, 2, 2]}
+    study["figures"] = {"strips": ["success", 30, 4], "strip_layers": ["b", "a"]}
+    study["propagation"] = {"layers": ["fc", "conv*", "fc"]}
+    read = parse(study, "study.yaml")
+    assert read.runs[0].networks == ("lenet", "net20", "net110")
+    assert read.runs[0].images == "2, 7-9"
+    assert read.figures.strips == (4, 30, "success")
+    assert read.figures.strip_layers == ("a", "b")
+    assert read.propagation.layers == ("conv*", "fc")
+
+
+@pytest.mark.parametrize(
+    ("attack", "idle"),
+    [
+        ({}, {"true_threshold", "target_threshold"}),
+        ({"stop": "threshold"}, {"target_threshold"}),
+        ({"stop": "threshold", "target": "all"}, {"true_threshold"}),
+        ({"stop": "threshold", "variant": "best1bin"}, {"target_threshold", "colour_mean", "colour_std"}),
+        ({"method": "random_search", "stop": "budget"}, {"true_threshold", "target_threshold"}),
+        ({"method": "scan"}, {"levels", "palette_size"}),
+        ({"method": "scan", "colours": "grid"}, {"palette_size"}),
+        ({"method": "scan", "colours": "palette"}, {"levels"}),
+    ],
+)
+def test_keys_that_make_no_difference(attack, idle):
+    assert parse(changed(["attacks", "de"], attack), "study.yaml").attacks["de"].idle == idle
 
 
 def test_canonical_json_depends_on_values_alone():

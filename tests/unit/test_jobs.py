@@ -43,7 +43,8 @@ def test_trained_weights_state_recipe_seed_and_accuracy(tiny_cifar10, tmp_path):
     assert metadata["recipe"]["epochs"] == 2
     assert [file.name for file in output.parent.iterdir()] == ["mine.safetensors"], "the checkpoint has served"
     manifest = tmp_path / "networks" / "mine" / "manifest.json"
-    fetch_network.run(json.dumps({"network": NETWORK}), output, manifest)
+    entry = {key: NETWORK[key] for key in ("architecture", "weights")}  # the file says how it was trained
+    fetch_network.run(json.dumps({"network": entry}), output, manifest)
     again = load_network_file(checked_data(manifest))
     assert accuracy(again, tiny_cifar10["test"], "cpu") == reached
     fetched = read_metadata(checked_data(manifest))
@@ -65,6 +66,17 @@ def test_another_recipe_starts_afresh_from_an_interrupted_one(tiny_cifar10, tmp_
     other = {**NETWORK, "recipe": {**RECIPE, "epochs": 1}}
     train.run(json.dumps({"network": other}), tmp_path, output)
     assert read_metadata(output)["recipe"]["epochs"] == 1
+
+
+def test_training_reads_cifar10_beside_its_manifest(monkeypatch, tmp_path):
+    """The workflow names the manifest, a person the folder."""
+    read = []
+    monkeypatch.setattr(train, "read_cifar10", lambda folder, _split: read.append(folder) or 1 / 0)
+    (tmp_path / "cifar10.json").write_text(json.dumps({"data": "cifar10", "sha256": ""}))
+    for place in (tmp_path / "cifar10.json", tmp_path / "cifar10"):
+        with pytest.raises(ZeroDivisionError):
+            train.run(json.dumps({"network": NETWORK}), place, tmp_path / "x.safetensors")
+    assert read == [tmp_path / "cifar10"] * 2
 
 
 def test_only_networks_for_cifar10_can_be_trained(tmp_path):

@@ -109,7 +109,7 @@ def test_rules_that_are_none(images, told):
 
 
 def test_the_job_lists_ids(tmp_path):
-    fetch_dataset.run(json.dumps({"dataset": {"source": "bundled"}}), None, None, tmp_path / "d" / "manifest.json")
+    fetch_dataset.run(json.dumps({"dataset": {"source": "bundled"}}), None, tmp_path / "d" / "manifest.json")
     settings = json.dumps({"images": {"per_class": 1, "seed": 2}})
     select_job.run(settings, tmp_path / "d" / "manifest.json", tmp_path / "ids.txt")
     assert len(ids_in_file(tmp_path / "ids.txt")) == 10, "CIFAR-10 has ten classes"

@@ -14,15 +14,19 @@ rule attack:
         "../../environment.yml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=GPU,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         settings=lambda wildcards: canonical(
             {
-                "attack": CONFIG.attacks[wildcards.attack],
+                "attack": attack_settings(CONFIG.attacks[wildcards.attack]),
                 "image_ids": chunks(wildcards.dataset, wildcards.network, wildcards.attack)[wildcards.chunk],
                 "engine": CONFIG.engine,
             }
         ),
+    message:
+        "attack {wildcards.network} by {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
         "python -m onepix attack --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --output {output:q} 2>&1 | tee {log:q}"

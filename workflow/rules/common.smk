@@ -6,12 +6,24 @@ import os
 import re
 import sys
 from pathlib import Path
-from shlex import quote
 
 import onepix
 import onepix.config
-from onepix.config import ArraysDataset, Cifar10Dataset, FolderDataset, Selection, canonical
+from onepix.config import (
+    ArraysDataset,
+    Cifar10Dataset,
+    FolderDataset,
+    Intervals,
+    Network,
+    Passes,
+    Selection,
+    TorchvisionDataset,
+    canonical,
+    natural,
+    part,
+)
 from onepix.errors import OnepixError
+from onepix.gpus import visible
 from onepix.places import PACKAGE, located
 from onepix.selection import ids_in_file, listed_ids
 
@@ -21,6 +33,27 @@ if not workflow.overwrite_configfiles:
 
 
 report: "../report/workflow.rst"
+
+
+# Fetching needs the web, which a cluster's compute nodes often have no way to; the others take a second or two.
+localrules:
+    all,
+    fetch_cifar10,
+    fetch_dataset,
+    fetch_network,
+    select_images,
+    gather_tables,
+    draw_locality_chart,
+    draw_distance_profile,
+    draw_receptive_fields,
+    draw_sharing,
+    record_configuration,
+    gather_provenance,
+
+
+# GPUs are counted on the machine that a job runs on: their number here is no limit for a cluster's jobs.
+resource_scopes:
+    gpu="local",
 
 
 def read_config():
@@ -35,7 +68,27 @@ CONFIG = read_config()
 DATA, RESULTS = CONFIG.data, CONFIG.results
 LIBRARY = Path(os.path.relpath(Path(onepix.__file__).parent))  # relative, so that a study can be moved
 
-STAGES = ("attack", "propagation", "locality", "controls")
+GPU = 0 if CONFIG.engine.device == "cpu" else 1  # asked for by each job that runs a network
+
+
+def count_gpus():
+    """Let as many jobs with a GPU run at once as there are GPUs; without any, cores are the limit."""
+    if GPU and workflow.is_main_process and "gpu" not in workflow.global_resources:  # --resources gpu=2 goes before
+        count = len(visible()) if CONFIG.engine.device in ("auto", "cuda") else 1
+        if count:
+            workflow.register_resource("gpu", count)
+
+
+count_gpus()
+
+
+def growing(amount):
+    """Return a resource that doubles with each attempt: what is killed for want of it is tried again with more."""
+
+    def of_attempt(wildcards, attempt):
+        return amount * 2 ** (attempt - 1)
+
+    return of_attempt
 
 
 def is_rule(images):
@@ -47,13 +100,15 @@ def is_rule(images):
 SELECTIONS = {run.images.name: run.images for run in CONFIG.runs if is_rule(run.images)}
 # Targets of their own: Snakemake would not ask for them where later results, of other images, are there.
 SELECTED = [f"{DATA}/datasets/{run.dataset}/{run.images.name}.txt" for run in CONFIG.runs if is_rule(run.images)]
-# (dataset, network, attack) → the place in the configuration's list of runs
+# (dataset, network, attack) → the place in the configuration's list of runs. Their order does not depend on that list:
+# it is the order of many rules' inputs, and of the rows of tables.
 RUNS = {
     (run.dataset, network, attack): index
     for index, run in enumerate(CONFIG.runs)
     for network in run.networks
     for attack in run.attacks
 }
+RUNS = dict(sorted(RUNS.items(), key=lambda run: [natural(name) for name in run[0]]))
 RUN_TABLES = [
     f"{name}.csv"
     for name in (
@@ -69,7 +124,9 @@ RUN_TABLES = [
     )
 ]
 STRIPS = [f"strip_{wanted}" for wanted in CONFIG.figures.strips]
-FIGURE_SETTINGS = {"figures": CONFIG.figures, "confidence": CONFIG.statistics.confidence}
+# What several rules use of the configuration
+PASSES = part(Passes, CONFIG.engine)
+CHART = {"dpi": CONFIG.figures.dpi, "confidence": CONFIG.statistics.confidence}
 RUN_FIGURES = [
     *STRIPS,
     "average_propagation",
@@ -86,7 +143,7 @@ def single_pixel(attack):
 
 
 def networks_of(dataset, attack):
-    """Return the networks that are attacked so, in the order of the configuration."""
+    """Return the networks that are attacked so."""
     return [run[1] for run in RUNS if run[::2] == (dataset, attack)]
 
 
@@ -98,7 +155,8 @@ SHARED = [
 ]
 
 TABLES = [
-    *(f"{RESULTS}/tables/{table}" for table in [*RUN_TABLES, "receptive_fields.csv"]),
+    f"{RESULTS}/configuration.yaml",
+    *(f"{RESULTS}/tables/{table}" for table in [*RUN_TABLES, "receptive_fields.csv", "provenance.csv"]),
     *(f"{RESULTS}/sharing/{dataset}/{attack}.csv" for dataset, attack in SHARED),
 ]
 FIGURES = [
@@ -146,6 +204,11 @@ def chunks(dataset, network, attack):
         first = image_id // size * size
         blocks.setdefault(f"{first:06d}-{first + size - 1:06d}", []).append(image_id)
     return blocks
+
+
+def attack_settings(attack):
+    """Return an attack's settings, without those that make no difference beside the others."""
+    return attack.model_dump(mode="json", exclude=attack.idle)
 
 
 def manifests(stage):
@@ -219,6 +282,7 @@ def library(module):
     return sorted(map(str, found))
 
 
+@functools.cache
 def imported(file):
     """Return the files of the modules of onepix that a file imports, anywhere in it."""
     names = set()
@@ -238,11 +302,6 @@ def imported(file):
     return [file for file in candidates if file.is_file()]
 
 
-def repeated(option, paths):
-    """Return a command-line option once for each of several paths, quoted for the shell."""
-    return " ".join(f"--{option} {quote(str(path))}" for path in paths)
-
-
 def cifar10_of_dataset(wildcards):
     """Return CIFAR-10 for a dataset that is made of it."""
     from_cifar10 = isinstance(CONFIG.datasets[wildcards.dataset], Cifar10Dataset)
@@ -257,12 +316,26 @@ def own_images(wildcards):
     if not isinstance(dataset, FolderDataset):
         return []
     files = [file for folder in own_files(dataset.path) for file in sorted(Path(folder).rglob("[!.]*"))]
-    return [*(str(file) for file in files if file.is_file()), *own_files(dataset.labels or PACKAGE)]
+    # Snakemake would take braces for wildcards, and look for another file.
+    watched = [str(file) for file in files if file.is_file() and not set("{}") & set(str(file))]
+    return [*watched, *own_files(dataset.labels or PACKAGE)]
 
 
 def own_files(name):
     """Return a place that the configuration names, unless it lies in a package."""
     return [] if name.startswith(PACKAGE) else [str(located(name))]
+
+
+def dataset_settings(dataset):
+    """Return what fetching a dataset needs to know: where torchvision's downloads go, if there are any."""
+    downloads = isinstance(dataset, TorchvisionDataset) and dataset.root is None
+    return {"dataset": dataset, **({"downloads": f"{DATA}/torchvision"} if downloads else {})}
+
+
+def network_settings(network):
+    """Return what fetching a network needs to know; no hash is looked at where nothing is downloaded or read."""
+    known = part(Network, network)
+    return {**known, "sha256": None} if network.weights in ("train", "factory") else known
 
 
 def trained_weights(wildcards):
@@ -286,4 +359,35 @@ def run_figure(name):
         category="Figures",
         subcategory="{network}",
         labels={"figure": name.replace("_", " "), "dataset": "{dataset}", "attack": "{attack}"},
+    )
+
+
+def whole_configuration():
+    """Return the configuration with all defaults, the same for the same runs in whatever order."""
+    values = CONFIG.model_dump(mode="json")
+    return canonical({**values, "runs": sorted(values["runs"], key=canonical)})
+
+
+def stages_of(attack):
+    """Return the stages that an attack's chunks go through."""
+    return ["attack", "propagation", *(["locality", "controls"] if single_pixel(attack) else [])]
+
+
+def all_manifests(wildcards):
+    """Return the manifests of all datasets and networks that are used, and of all chunks of all stages."""
+    return [
+        *(f"{DATA}/datasets/{dataset}/manifest.json" for dataset in dict.fromkeys(run[0] for run in RUNS)),
+        *(f"{DATA}/networks/{network}/manifest.json" for network in dict.fromkeys(run[1] for run in RUNS)),
+        *(f"{RESULTS}/{'/'.join(pair)}/receptive_fields.json" for pair in dict.fromkeys(run[:2] for run in RUNS)),
+        *(manifest for run in RUNS for stage in stages_of(run[2]) for manifest in manifests_of(stage, *run)),
+    ]
+
+
+def provenance_report(name, path):
+    """Declare a file as part of the report, which shows pages and hands out the rest."""
+    return report(
+        path,
+        caption=f"../report/{name}.rst",
+        category="Provenance",
+        labels={"what": name, "as": Path(path).suffix[1:]},
     )

@@ -3,7 +3,7 @@
 
 rule fetch_cifar10:
     input:
-        library("datasets/cifar10.py"),
+        library("jobs/fetch_cifar10.py"),
     output:
         f"{DATA}/cifar10.json",
     log:
@@ -11,10 +11,11 @@ rule fetch_cifar10:
     conda:
         "../../environment.yml"
     params:
-        folder=lambda wildcards, output: Path(output[0]).with_suffix(""),
-        existing=repeated("existing", filter(None, [CONFIG.existing_cifar10])),
+        settings=canonical({"existing": CONFIG.existing_cifar10}),
+    message:
+        "fetch CIFAR-10"
     shell:
-        "python -m onepix fetch-cifar10 {params.folder:q} {params.existing} --output {output:q} 2>&1 | tee {log:q}"
+        "python -m onepix fetch-cifar10 --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_dataset:
@@ -29,12 +30,12 @@ rule fetch_dataset:
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical({"dataset": CONFIG.datasets[wildcards.dataset]}),
-        cifar10=lambda wildcards, input: repeated("cifar10", [Path(file).with_suffix("") for file in input.cifar10]),
-        downloads=f"{DATA}/torchvision",
+        settings=lambda wildcards: canonical(dataset_settings(CONFIG.datasets[wildcards.dataset])),
+    message:
+        "fetch {wildcards.dataset}"
     shell:
-        "python -m onepix fetch-dataset --settings {params.settings:q} {params.cifar10} --downloads {params.downloads:q}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        "python -m onepix fetch-dataset --settings {params.settings:q} --output {output:q} {input.cifar10:q}"
+        " 2>&1 | tee {log:q}"
 
 
 # Images chosen by a rule are known once the dataset is: until then, Snakemake does not know which chunks there are.
@@ -49,7 +50,9 @@ checkpoint select_images:
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical({"images": SELECTIONS[wildcards.selection]}),
+        settings=lambda wildcards: canonical({"images": SELECTIONS[wildcards.selection].rule}),
+    message:
+        "choose images of {wildcards.dataset}: {wildcards.selection}"
     shell:
         "python -m onepix select --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q} 2>&1 | tee {log:q}"
 
@@ -66,12 +69,20 @@ rule train:
         "../../environment.yml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=GPU,
+        mem_mb=growing(8000),
+        runtime=growing(720),
     params:
-        settings=lambda wildcards: canonical({"network": CONFIG.networks[wildcards.network], "engine": CONFIG.engine}),
-        cifar10=lambda wildcards, input: Path(input.cifar10).with_suffix(""),
+        settings=lambda wildcards: canonical(
+            {
+                "network": CONFIG.networks[wildcards.network].model_dump(mode="json", exclude={"sha256"}),
+                "device": CONFIG.engine.device,
+            }
+        ),
+    message:
+        "train {wildcards.network}"
     shell:
-        "python -m onepix train --settings {params.settings:q} --cifar10 {params.cifar10:q} --output {output:q} 2>&1 | tee {log:q}"
+        "python -m onepix train --settings {params.settings:q} --cifar10 {input.cifar10:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_network:
@@ -86,7 +97,9 @@ rule fetch_network:
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical({"network": CONFIG.networks[wildcards.network]}),
-        trained=lambda wildcards, input: repeated("trained", input.trained),
+        settings=lambda wildcards: canonical({"network": network_settings(CONFIG.networks[wildcards.network])}),
+    message:
+        "fetch {wildcards.network}"
     shell:
-        "python -m onepix fetch-network --settings {params.settings:q} {params.trained} --output {output:q} 2>&1 | tee {log:q}"
+        "python -m onepix fetch-network --settings {params.settings:q} --output {output:q} {input.trained:q}"
+        " 2>&1 | tee {log:q}"

@@ -15,9 +15,13 @@ rule locality:
         "../../environment.yml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=GPU,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         settings=canonical({"engine": CONFIG.engine}),
+    message:
+        "position maps of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
         "python -m onepix locality --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --attack {input.attack:q} --output {output:q} 2>&1 | tee {log:q}"

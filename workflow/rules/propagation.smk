@@ -15,9 +15,13 @@ rule propagate:
         "../../environment.yml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=GPU,
+        mem_mb=growing(6000),
+        runtime=growing(60),
     params:
-        settings=canonical({"layers": CONFIG.propagation.layers, "engine": CONFIG.engine}),
+        settings=canonical({"layers": CONFIG.propagation.layers, "engine": PASSES}),
+    message:
+        "propagation maps of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
         "python -m onepix propagate --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --attack {input.attack:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -37,11 +41,13 @@ rule propagate_controls:
         "../../environment.yml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=GPU,
+        mem_mb=growing(6000),
+        runtime=growing(60),
     params:
-        settings=canonical(
-            {"layers": CONFIG.propagation.layers, "engine": CONFIG.engine, "seed": CONFIG.statistics.seed}
-        ),
+        settings=canonical({"layers": CONFIG.propagation.layers, "engine": PASSES, "seed": CONFIG.statistics.seed}),
+    message:
+        "matched controls of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
         "python -m onepix propagate-controls --settings {params.settings:q} --dataset {input.dataset:q}"
         " --network {input.network:q} --locality {input.locality:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -62,15 +68,19 @@ rule find_receptive_fields:
         "../../environment.yml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=GPU,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         settings=lambda wildcards: canonical(
             {
                 "layers": CONFIG.propagation.layers,
-                "engine": CONFIG.engine,
+                "device": CONFIG.engine.device,
                 "image_ids": first_images(wildcards.dataset, wildcards.network),
             }
         ),
+    message:
+        "receptive fields of {wildcards.network} on {wildcards.dataset}"
     shell:
         "python -m onepix find-receptive-fields --settings {params.settings:q} --dataset {input.dataset:q}"
         " --network {input.network:q} --output {output.manifest:q} 2>&1 | tee {log:q}"

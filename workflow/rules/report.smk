@@ -5,16 +5,17 @@ rule draw:
     input:
         library("jobs/draw.py"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
+        records=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/tables/attacks.parquet",
         tables=expand(
             "{results}/{{dataset}}/{{network}}/{{attack}}/tables/{table}",
             results=RESULTS,
-            table=["attacks.parquet", "layers.csv", "comparison.csv", "separation.csv"],
+            table=["layers.csv", "comparison.csv", "separation.csv"],
         ),
         propagation=manifests("propagation"),
         locality=manifests("locality"),
     output:
-        [run_figure(name) for name in RUN_FIGURES],
-        expand(
+        pngs=[run_figure(name) for name in RUN_FIGURES],
+        pdfs=expand(
             "{results}/{{dataset}}/{{network}}/{{attack}}/figures/{figure}.pdf",
             results=RESULTS,
             figure=RUN_FIGURES,
@@ -23,14 +24,18 @@ rule draw:
         "logs/draw/{dataset}/{network}/{attack}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
-        settings=lambda wildcards: canonical({**wildcards, **FIGURE_SETTINGS}),
-        tables=lambda wildcards, input: str(Path(input.tables[0]).parent),
-        chunks=lambda wildcards, input: " ".join(repeated(stage, input[stage]) for stage in ("propagation", "locality")),
-        folder=lambda wildcards, output: str(Path(output[0]).parent),
+        settings=lambda wildcards: canonical(
+            {**wildcards, "figures": CONFIG.figures, "confidence": CONFIG.statistics.confidence}
+        ),
+    message:
+        "draw {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
-        "python -m onepix draw --settings {params.settings:q} --dataset {input.dataset:q} --tables {params.tables:q}"
-        " {params.chunks} --output {params.folder:q} 2>&1 | tee {log:q}"
+        "python -m onepix draw --settings {params.settings:q} --dataset {input.dataset:q} --records {input.records:q}"
+        " --output {output.pngs[0]:q} {input.propagation:q} {input.locality:q} 2>&1 | tee {log:q}"
 
 
 rule draw_locality_chart:
@@ -38,24 +43,25 @@ rule draw_locality_chart:
         library("jobs/draw_all.py"),
         table=f"{RESULTS}/tables/locality.csv",
     output:
-        report(
+        png=report(
             f"{RESULTS}/figures/locality_chart.png",
             caption="../report/locality_chart.rst",
             category="Figures",
             subcategory="all networks",
             labels={"figure": "locality chart", "dataset": "all", "attack": "all"},
         ),
-        f"{RESULTS}/figures/locality_chart.pdf",
+        pdf=f"{RESULTS}/figures/locality_chart.pdf",
     log:
         "logs/draw_locality_chart.log",
     conda:
         "../../environment.yml"
     params:
-        settings=canonical(FIGURE_SETTINGS),
-        stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+        settings=canonical(CHART),
+    message:
+        "draw the locality chart"
     shell:
         "python -m onepix draw-locality-chart --settings {params.settings:q} --table {input.table:q}"
-        " --output {params.stem:q} 2>&1 | tee {log:q}"
+        " --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 rule draw_distance_profile:
@@ -63,24 +69,25 @@ rule draw_distance_profile:
         library("jobs/draw_all.py"),
         table=f"{RESULTS}/tables/profile.csv",
     output:
-        report(
+        png=report(
             f"{RESULTS}/figures/distance_profile.png",
             caption="../report/distance_profile.rst",
             category="Figures",
             subcategory="all networks",
             labels={"figure": "distance profile", "dataset": "all", "attack": "all"},
         ),
-        f"{RESULTS}/figures/distance_profile.pdf",
+        pdf=f"{RESULTS}/figures/distance_profile.pdf",
     log:
         "logs/draw_distance_profile.log",
     conda:
         "../../environment.yml"
     params:
-        settings=canonical(FIGURE_SETTINGS),
-        stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+        settings=canonical(CHART),
+    message:
+        "draw the distance profile"
     shell:
         "python -m onepix draw-distance-profile --settings {params.settings:q} --table {input.table:q}"
-        " --output {params.stem:q} 2>&1 | tee {log:q}"
+        " --output {output.png:q} 2>&1 | tee {log:q}"
 
 
 rule draw_receptive_fields:
@@ -89,21 +96,22 @@ rule draw_receptive_fields:
         table=f"{RESULTS}/tables/receptive_fields.csv",
         neighbourhood=f"{RESULTS}/tables/neighbourhood.csv",
     output:
-        report(
+        png=report(
             f"{RESULTS}/figures/receptive_fields.png",
             caption="../report/receptive_fields.rst",
             category="Figures",
             subcategory="all networks",
             labels={"figure": "receptive fields", "dataset": "all", "attack": "all"},
         ),
-        f"{RESULTS}/figures/receptive_fields.pdf",
+        pdf=f"{RESULTS}/figures/receptive_fields.pdf",
     log:
         "logs/draw_receptive_fields.log",
     conda:
         "../../environment.yml"
     params:
-        settings=canonical(FIGURE_SETTINGS),
-        stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+        settings=canonical(CHART),
+    message:
+        "draw receptive fields"
     shell:
         "python -m onepix draw-receptive-fields --settings {params.settings:q} --table {input.table:q}"
-        " --neighbourhood {input.neighbourhood:q} --output {params.stem:q} 2>&1 | tee {log:q}"
+        " --neighbourhood {input.neighbourhood:q} --output {output.png:q} 2>&1 | tee {log:q}"

@@ -15,15 +15,18 @@ rule transfer:
         "../../environment.yml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=GPU,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         settings=lambda wildcards: canonical(
-            {"target": wildcards.network, "seed": CONFIG.statistics.seed, "engine": CONFIG.engine}
+            {"target": wildcards.network, "seed": CONFIG.statistics.seed, "engine": PASSES}
         ),
-        chunks=lambda wildcards, input: repeated("attack", input.attack),
+    message:
+        "others' successes on {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
         "python -m onepix transfer --settings {params.settings:q} --dataset {input.dataset:q}"
-        " --network {input.network:q} {params.chunks} --output {output:q} 2>&1 | tee {log:q}"
+        " --network {input.network:q} --output {output:q} {input.attack:q} 2>&1 | tee {log:q}"
 
 
 rule share:
@@ -46,35 +49,39 @@ rule share:
         "logs/share/{dataset}/{attack}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
-        settings=lambda wildcards: canonical({**wildcards, "statistics": CONFIG.statistics}),
-        inputs=lambda wildcards, input: " ".join(
-            repeated(option, input[option]) for option in ("transfer", "locality", "scan")
-        ),
+        settings=lambda wildcards: canonical({**wildcards, "statistics": part(Intervals, CONFIG.statistics)}),
+    message:
+        "what networks share on {wildcards.dataset}, {wildcards.attack}"
     shell:
-        "python -m onepix share --settings {params.settings:q} {params.inputs} --output {output:q} 2>&1 | tee {log:q}"
+        "python -m onepix share --settings {params.settings:q} --output {output:q} {input.transfer:q}"
+        " {input.locality:q} {input.scan:q} 2>&1 | tee {log:q}"
 
 
 rule draw_sharing:
     input:
-        library("jobs/share.py"),
+        library("jobs/draw_sharing.py"),
         table=f"{RESULTS}/sharing/{{dataset}}/{{attack}}.csv",
     output:
-        report(
+        png=report(
             f"{RESULTS}/sharing/{{dataset}}/{{attack}}.png",
             caption="../report/sharing.rst",
             category="Figures",
             subcategory="all networks",
             labels={"figure": "sharing", "dataset": "{dataset}", "attack": "{attack}"},
         ),
-        f"{RESULTS}/sharing/{{dataset}}/{{attack}}.pdf",
+        pdf=f"{RESULTS}/sharing/{{dataset}}/{{attack}}.pdf",
     log:
         "logs/draw_sharing/{dataset}/{attack}.log",
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical({**wildcards, **FIGURE_SETTINGS}),
-        stem=lambda wildcards, output: str(Path(output[0]).with_suffix("")),
+        settings=lambda wildcards: canonical({**wildcards, **CHART}),
+    message:
+        "draw what networks share on {wildcards.dataset}, {wildcards.attack}"
     shell:
-        "python -m onepix draw-sharing --settings {params.settings:q} --table {input.table:q} --output {params.stem:q}"
+        "python -m onepix draw-sharing --settings {params.settings:q} --table {input.table:q} --output {output.png:q}"
         " 2>&1 | tee {log:q}"

@@ -9,7 +9,7 @@ rule summarise:
         locality=manifests("locality"),
         controls=manifests("controls"),
     output:
-        expand(
+        tables=expand(
             "{results}/{{dataset}}/{{network}}/{{attack}}/tables/{table}",
             results=RESULTS,
             table=["attacks.parquet", *RUN_TABLES],
@@ -18,12 +18,16 @@ rule summarise:
         "logs/summarise/{dataset}/{network}/{attack}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         settings=lambda wildcards: canonical({**wildcards, "statistics": CONFIG.statistics}),
-        chunks=lambda wildcards, input: " ".join(repeated(stage, input[stage]) for stage in STAGES),
-        folder=lambda wildcards, output: str(Path(output[0]).parent),
+    message:
+        "summarise {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
-        "python -m onepix summarise --settings {params.settings:q} {params.chunks} --output {params.folder:q} 2>&1 | tee {log:q}"
+        "python -m onepix summarise --settings {params.settings:q} --output {output.tables[0]:q}"
+        " {input.attack:q} {input.propagation:q} {input.locality:q} {input.controls:q} 2>&1 | tee {log:q}"
 
 
 rule gather_tables:
@@ -43,7 +47,7 @@ rule gather_tables:
         table="|".join(map(re.escape, [*RUN_TABLES, "receptive_fields.csv"])),
     conda:
         "../../environment.yml"
-    params:
-        tables=lambda wildcards, input: repeated("table", input.tables),
+    message:
+        "gather {wildcards.table}"
     shell:
-        "python -m onepix gather-tables {params.tables} --output {output:q} 2>&1 | tee {log:q}"
+        "python -m onepix gather-tables --output {output:q} {input.tables:q} 2>&1 | tee {log:q}"
