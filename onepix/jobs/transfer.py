@@ -52,6 +52,8 @@ def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], out
     micro_batch = choose_micro_batch(job.engine.micro_batch, device, *images.images.shape[1:3])
 
     def seen(pictures: Pictures) -> npt.NDArray[np.int64]:
+        if len(pictures) == 0:  # a chunk without successes
+            return np.zeros(0, np.int64)
         given = torch.from_numpy(pictures).to(device)
         classes: npt.NDArray[np.int64] = logits(classifier, given, micro_batch).argmax(1).cpu().numpy()
         return classes

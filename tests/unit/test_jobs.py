@@ -3,13 +3,15 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
-from onepix.jobs import fetch_network, train
+from onepix.jobs import fetch_dataset, fetch_network, train, transfer
 from onepix.models.weights import load_network_file, read_metadata
-from onepix.store import checked_data, digest
+from onepix.records import SCHEMA, write_records
+from onepix.store import checked_data, digest, write_manifest
 from onepix.training import accuracy
 
 RECIPE = {"epochs": 2, "batch_size": 16, "peak_learning_rate": 0.05}
@@ -83,3 +85,16 @@ def test_only_networks_for_cifar10_can_be_trained(tmp_path):
     network = {**NETWORK, "classes": 7}
     with pytest.raises(OnepixError, match="CIFAR-10 has 10 classes and 3 channels"):
         train.run(json.dumps({"network": network}), tmp_path, tmp_path / "x.safetensors")
+
+
+def test_transfer_of_no_successes_is_an_empty_table(tmp_path):
+    dataset, network = tmp_path / "sample" / "manifest.json", tmp_path / "lenet" / "manifest.json"
+    fetch_dataset.run(json.dumps({"dataset": {"source": "bundled"}}), None, dataset)
+    fetch_network.run(json.dumps({"network": {"architecture": "lenet"}}), None, network)
+    attack = tmp_path / "other" / "de" / "attack" / "000000-000003.json"
+    records = attack.with_suffix(".parquet")
+    write_records(pd.DataFrame({field.name: [] for field in SCHEMA}), records)
+    write_manifest(attack, records, {})
+    settings = {"target": "lenet", "seed": 0, "engine": {"device": "cpu"}}
+    transfer.run(json.dumps(settings), dataset, network, [attack], tmp_path / "transfer.csv")
+    assert (tmp_path / "transfer.csv").read_text() == "image_id,source,target,flips,moved\n"
