@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from onepix.config import canonical
@@ -33,7 +33,7 @@ def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, A
     described = canonical({**metadata, **classifier.scaling})
     tensors = {name: tensor.contiguous().cpu() for name, tensor in classifier.network.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={KEY: described})
+        temporary.write_bytes(save(tensors, metadata={KEY: described}))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -325,3 +325,16 @@ def test_tables_on_a_full_disk(finished_study, tmp_path, small_disk):
     status, said = finished(finished_study, summarise_job(finished_study, output), log)
     assert status == 0, said
     assert contents(output.parent) == made
+
+
+def test_weights_on_a_full_disk(finished_study, tmp_path, small_disk):
+    output, settings = small_disk / "lenet/manifest.json", json.dumps({"network": {"architecture": "lenet"}})
+    command = ["fetch-network", "--settings", settings, "--output", str(output)]
+    with nearly_full(small_disk, 4):
+        line = stops(finished_study, command, tmp_path / "log")
+        assert line == f"onepix: {small_disk}/lenet/weights.safetensors: No space left on device"
+        assert contents(output.parent) == {}
+    status, said = finished(finished_study, command, tmp_path / "log")
+    assert status == 0, said
+    made = finished_study.folder / "data/networks/lenet/weights.safetensors"
+    assert (output.parent / made.name).read_bytes() == made.read_bytes()

@@ -127,14 +127,12 @@ def test_a_job_that_exceeds_its_memory_is_submitted_with_more(copied):
     assert digest(copied.folder / f"{CHUNK}.parquet") == before
 
 
-def told(log: str, study: Study) -> str:
-    """Return the text of the jobs' own log that Snakemake's log names, which lies where it says."""
-    named = re.search(r"(logs/attack/\S+\.log)", log)
+def told(log: str, study: Study) -> tuple[str, str]:
+    """Return what the two logs say that Snakemake's log names of a failed job: its own, and the scheduler's."""
+    named = re.search(r"^    log: (logs/attack/\S+\.log), (\S*/logs/slurm/\S+\.log)", log, re.MULTILINE)
     assert named, log
-    scheduler = re.search(r"(\S*logs/slurm/\S+\.log)", log)
-    assert scheduler, log
-    assert (study.folder / scheduler[1]).is_file()
-    return (study.folder / named[1]).read_text()
+    own, scheduler = ((study.folder / name).read_text() for name in named.groups())
+    return own, scheduler
 
 
 def test_a_job_that_fails_names_its_log(copied):
@@ -142,7 +140,9 @@ def test_a_job_that_fails_names_its_log(copied):
     run = submit(copied, "--retries", "0", f"{CHUNK}.json", config=config)
     assert run.returncode == 1
     assert re.search(r"SLURM-job '\d+' failed, SLURM status is: 'FAILED'", run.stdout)
-    assert "onepix: target: 12 is no class; the images have classes 0–9" in told(run.stdout, copied)
+    said, _ = told(run.stdout, copied)
+    assert said == "onepix: target: 12 is no class; the images have classes 0–9\n"
+    assert said in run.stdout
 
 
 def test_a_job_that_is_cancelled_names_its_log(copied):
@@ -166,5 +166,7 @@ def test_a_job_that_is_cancelled_names_its_log(copied):
     text = "".join(lines)
     assert run.wait() == 1
     assert re.search(r"SLURM-job '\d+' failed, SLURM status is: 'CANCELLED'", text)
-    assert "onepix: stopped by SIGTERM" in told(text, copied)
+    said, scheduler = told(text, copied)
+    assert "attack lenet 000000-000003:   0%" in said
+    assert "CANCELLED AT" in scheduler
     assert digest(other) == before
