@@ -1,7 +1,9 @@
 """Classification datasets of torchvision, which downloads and checks them."""
 
+import contextlib
 import inspect
 import operator
+import tarfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,7 +105,8 @@ def _opened(kind: type[Any], settings: TorchvisionDataset, downloads: Path | Non
 
     def attempt() -> Any:
         try:
-            return kind(**arguments)
+            with _archives_kept_inside():
+                return kind(**arguments)
         except Exception as error:
             if isinstance(error, ValueError | TypeError) or _missing_package(error):
                 raise _failure(error, settings, downloads, arguments) from error
@@ -111,7 +114,8 @@ def _opened(kind: type[Any], settings: TorchvisionDataset, downloads: Path | Non
 
     try:
         if not arguments.get("download"):
-            return kind(**arguments)
+            with _archives_kept_inside():
+                return kind(**arguments)
         root: Path = arguments["root"]
         root.mkdir(parents=True, exist_ok=True)
         # torchvision writes in place: of two jobs that want one dataset, the second waits for the first's files.
@@ -121,6 +125,31 @@ def _opened(kind: type[Any], settings: TorchvisionDataset, downloads: Path | Non
         raise
     except Exception as error:  # a dataset's constructor reads and unpacks files, and may raise anything
         raise _failure(error, settings, downloads, arguments) from error
+
+
+@contextlib.contextmanager
+def _archives_kept_inside() -> Iterator[None]:
+    """Let tar archives write only where they are unpacked: before Python 3.11.4, torchvision cannot see to it."""
+    if hasattr(tarfile, "data_filter"):
+        yield
+        return
+    plain = tarfile.TarFile.extractall
+
+    def checked(archive: tarfile.TarFile, path: Any = ".", *arguments: Any, **options: Any) -> None:
+        for member in archive.getmembers():
+            place = Path(member.name)
+            if not (member.isfile() or member.isdir()) or place.is_absolute() or ".." in place.parts:
+                raise OnepixError(
+                    f"{archive.name!s}: refused: its member {member.name!r} could write elsewhere; "
+                    "Python 3.11.4 or newer can tell more exactly"
+                )
+        plain(archive, path, *arguments, **options)
+
+    tarfile.TarFile.extractall = checked  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extractall = plain  # type: ignore[method-assign]
 
 
 def _parameters(kind: type[Any]) -> Parameters:

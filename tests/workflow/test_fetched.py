@@ -129,7 +129,7 @@ def test_offline_the_log_names_the_file_and_its_place(site, study_copy, monkeypa
 def test_a_file_of_ids(study_copy):
     config = study_copy.changed("runs", 0, "images", to={"file": "ids.txt"})
     (study_copy.folder / "ids.txt").write_text("# as before\n0-7\n")
-    assert study_copy.plan(config) == {}
+    assert study_copy.plan(config) == {"record_configuration": 1, "all": 1}, "the same images"
     (study_copy.folder / "ids.txt").write_text("0-11\n")
     assert study_copy.plan(config)["attack"] == 1
     (study_copy.folder / "ids.txt").unlink()
