@@ -67,5 +67,6 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
+def _numbers(values: Sequence[float] | float) -> str:
+    """Write one number a channel, or one for all."""
+    return " ".join(f"{value:.4g}" for value in (values if isinstance(values, Sequence) else [values]))

@@ -127,8 +127,8 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
         metadata["weights"] = {"origin": source.origin, "sha256": digest(path), "verified": source.verified}
     known = {**metadata, **source.scaling}
-    mean, std = (getattr(settings, name) or tuple(known.get(name, ())) for name in ("mean", "std"))
-    if not mean or not std:
+    mean, std = (getattr(settings, name) or known.get(name) for name in ("mean", "std"))
+    if mean is None or std is None:
         raise OnepixError(
             f"network {settings.architecture}: its weights do not state an input scaling; "
             "set mean and std, one number a channel"

@@ -13,7 +13,7 @@ import yaml
 from conftest import blank
 from typer.testing import CliRunner
 
-from onepix.check import check
+from onepix.check import Row, check
 from onepix.check_table import cells
 from onepix.cli import app
 from onepix.config import parse
@@ -141,6 +141,11 @@ def test_a_url_in_the_cache_is_checked_and_says_how_it_is_verified():
     assert (row.weights, row.verified) == (URL, "by the first 8 digits of its SHA-256, no more are known")
     assert cells(row)[-1] == "mine.th, by the first 8 digits of its SHA-256, no more are known"
     assert row.accuracy[1] == 20
+
+
+def test_one_number_of_scaling_may_hold_for_all_channels():
+    assert cells(Row("a", "b", scaling={"mean": 0.5, "std": 0.25}))[6] == "0.5 / 0.25"
+    assert cells(Row("a", "b", scaling={"mean": (0.5, 0.1), "std": (0.25, 1.0)}))[6] == "0.5 0.1 / 0.25 1"
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -108,6 +108,8 @@ def test_a_file_of_onepix_states_its_scaling_and_the_configuration_comes_first(n
     assert metadata["seed"] == 7
     own = {"mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0)}
     assert loaded(weights=str(path), **own)[0].scaling == own
+    save_classifier(Classifier(network, 0.0, 0.5), path, {"architecture": "resnet8"})
+    assert loaded(weights=str(path), mean=None, std=None)[0].scaling == {"mean": 0.0, "std": 0.5}
 
 
 def test_a_factory_of_the_users_own(tmp_path, monkeypatch):
