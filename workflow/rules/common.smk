@@ -211,14 +211,17 @@ def attack_settings(attack):
     return attack.model_dump(mode="json", exclude=attack.idle)
 
 
+def stages_of(attack):
+    """Return the stages that an attack's chunks go through."""
+    return ["attack", "propagation", *(["locality", "controls"] if single_pixel(attack) else [])]
+
+
 def manifests(stage):
     """Return an input function: the manifests of all chunks of a run at a stage."""
 
     def of_run(wildcards):
         run = (wildcards.dataset, wildcards.network, wildcards.attack)
-        if stage in ("locality", "controls") and not single_pixel(wildcards.attack):
-            return []
-        return manifests_of(stage, *run)
+        return manifests_of(stage, *run) if stage in stages_of(wildcards.attack) else []
 
     return of_run
 
@@ -366,11 +369,6 @@ def whole_configuration():
     """Return the configuration with all defaults, the same for the same runs in whatever order."""
     values = CONFIG.model_dump(mode="json")
     return canonical({**values, "runs": sorted(values["runs"], key=canonical)})
-
-
-def stages_of(attack):
-    """Return the stages that an attack's chunks go through."""
-    return ["attack", "propagation", *(["locality", "controls"] if single_pixel(attack) else [])]
 
 
 def all_manifests(wildcards):

@@ -1,6 +1,6 @@
 """What each key of the configuration reruns, written by hand; docs/reruns.md is made of it.
 
-python tests/workflow/reruns.py > docs/reruns.md
+python tests/reruns.py > docs/reruns.md
 """
 
 import copy
@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from conftest import Study
 from pydantic import BaseModel, Tag
 
 from onepix.config import Config
@@ -18,19 +19,8 @@ from onepix.config import Config
 Path = tuple[str | int, ...]
 Jobs = Mapping[str, int]
 
-# The finished study of tests/conftest.py, run for real: three chunks, two of LeNet, and one of ResNet-20.
-SMALL: dict[str, Any] = {
-    "datasets": {"sample": {"source": "bundled"}},
-    "networks": {"lenet": {"architecture": "lenet"}, "resnet20": {"architecture": "resnet20"}},
-    "attacks": {"de": {"population": 200, "generations": 4}},
-    "runs": [
-        {"dataset": "sample", "networks": ["lenet"], "attacks": ["de"], "images": "0-7"},
-        {"dataset": "sample", "networks": ["resnet20"], "attacks": ["de"], "images": "0-3"},
-    ],
-    "images_per_job": 4,
-    "statistics": {"resamples": 200},
-    "figures": {"dpi": 80},
-}
+# The finished study, run for real: three chunks, two of LeNet, and one of ResNet-20.
+SMALL = Study.CONFIG
 # Every kind of dataset, attack and selection, one chunk a run. It is not run: files stand in for its results.
 WIDE: dict[str, Any] = {
     "datasets": {
@@ -387,11 +377,11 @@ if a job before it runs. Here:
 - **Jobs, not results.** What follows a job that runs is run too, also where the job's result turns out to be the same.
 
 `record_configuration` runs after any change of a value, also where the table says nothing. The table is written by hand
-in [tests/workflow/reruns.py](../tests/workflow/reruns.py) and held against Snakemake by tests/workflow/test_reruns.py;
+in [tests/reruns.py](../tests/reruns.py) and held against Snakemake by tests/workflow/test_reruns.py;
 this page is written anew by
 
 ```console
-$ python tests/workflow/reruns.py > docs/reruns.md
+$ python tests/reruns.py > docs/reruns.md
 ```
 
 ## By key
