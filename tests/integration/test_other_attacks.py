@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from conftest import Study, new_study
+from conftest import ONE_THREAD, Study, new_study
 
 from onepix.records import read_records
 from onepix.store import digest, read_manifest
@@ -25,7 +25,7 @@ def study(tmp_path_factory) -> Study:
     ]
     networks = {name: {"architecture": "lenet"} for name in ("lenet", "twin")}
     config = {**Study.CONFIG, "networks": networks, "attacks": ATTACKS, "runs": runs, "images_per_job": 5}
-    run = study.snakemake(config=config)
+    run = study.snakemake(*ONE_THREAD, config=config)
     assert run.returncode == 0, run.stdout
     return study
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ONE_THREAD
 from PIL import Image
 
 from onepix.datasets.arrays import load_arrays
@@ -78,7 +79,7 @@ def test_pictures_and_a_network_from_the_web(site, study_copy, monkeypatch, tmp_
     monkeypatch.setenv("ONEPIX_CACHE", str(tmp_path / "cache"))
     folder, config = study_copy.folder, study(site, per_class=2, seed=3)
     paint(folder)
-    run = study_copy.snakemake(TABLE, config=config)
+    run = study_copy.snakemake(TABLE, *ONE_THREAD, config=config)
     assert run.returncode == 0, run.stdout
     images = load_arrays(checked_data(folder / "data/datasets/pictures/manifest.json"))
     assert images.images.shape == (8, 20, 22, 3)

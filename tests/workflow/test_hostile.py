@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from conftest import new_study
+from conftest import ONE_THREAD, new_study
 from PIL import Image
 from torchvision.datasets.utils import extract_archive
 
@@ -283,7 +283,7 @@ def test_a_whole_study_of_hostile_names(place):
         "results": HOSTILE.replace("/", "_"),
     }
     before = tree(place.folder.parent)
-    run = place.snakemake(config=config)
+    run = place.snakemake(*ONE_THREAD, config=config)
     assert run.returncode == 0, run.stdout
     results = place.folder / config["results"]
     assert (results / "tables/provenance.csv").is_file()

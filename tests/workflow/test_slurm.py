@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Study, new_study
+from conftest import NETWORK_RULES, Study, new_study
 
 from onepix.store import digest
 
-NETWORK_RULES = {"attack", "propagate", "locality", "propagate_controls", "find_receptive_fields", "transfer"}
 CHUNK = "results/sample/lenet/de/attack/000000-000003"
 
 
