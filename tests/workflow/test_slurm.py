@@ -46,11 +46,10 @@ def prepare(study: Study, partitions: dict[str, str]) -> None:
 
 
 def command(*arguments: str) -> list[str]:
-    """Return the command a user gives; without an accounting database, the plugin must ask squeue."""
-    accounting = subprocess.run(["sacct", "-n"], capture_output=True, check=False).returncode == 0
-    options = ["--slurm-init-seconds-before-status-checks", "5", "--slurm-status-command"]
+    """Return the command a user gives, but for the seconds until Snakemake first asks for its jobs."""
+    options = ["--slurm-init-seconds-before-status-checks", "5"]
     profile = ["--profile", "workflow/profiles/slurm", "--configfile", "study.yaml"]
-    return [sys.executable, "-m", "snakemake", *profile, *options, "sacct" if accounting else "squeue", *arguments]
+    return [sys.executable, "-m", "snakemake", *profile, *options, *arguments]
 
 
 def submit(study: Study, *arguments: str, config: dict | None = None) -> subprocess.CompletedProcess[str]:
