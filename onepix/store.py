@@ -12,8 +12,10 @@ import os
 import platform
 import runpy
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -48,24 +50,51 @@ def replacing(path: Path) -> Iterator[Path]:
     OSError
         Of the disk, by the name of `path`.
     """
+    holder: Path | None = None
+    lock: int | None = None
     try:
         remove_leftovers(path)
-        holder, lock = _locked_holder(path)
-        temporary = holder / path.name
         try:
+            with _signals_put_off():
+                holder, lock = _locked_holder(path)
+            temporary = holder / path.name
             yield temporary
             for file in _files(temporary):
                 _sync(file)
-            if path.is_dir():
-                path.rename(holder / "replaced")
-            temporary.replace(path)
+            with _signals_put_off():
+                if path.is_dir():
+                    path.rename(holder / "replaced")
+                temporary.replace(path)
         finally:
-            _discard(holder, lock)
+            if holder:
+                with _signals_put_off():
+                    _discard(holder, lock)
     except OSError as error:
         ours = error.errno in DISK if error.filename is None else f"/.{path.name}." in f"/{error.filename}"
         if ours and error.errno:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def _signals_put_off() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off to the end of the block: half way, their exceptions would leave a folder behind."""
+    if threading.current_thread() is not threading.main_thread():  # no other is interrupted by them
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not None  # not Python's, so that it could not be put back
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def remove_leftovers(path: Path) -> None:

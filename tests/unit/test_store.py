@@ -57,6 +57,38 @@ def test_a_kill_during_a_write_leaves_the_old_file(tmp_path):
     assert (tmp_path / "file").read_text() == "old"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [("tempfile.mkdtemp", []), ("os.open", []), ("shutil.rmtree", ["file"]), ("os.close", ["file"])],
+)
+def test_a_signal_while_a_temporary_folder_is_made_or_removed(tmp_path, monkeypatch, number, step, expected):
+    """All steps are gone through; then the signal does what it would have done."""
+    module, name = step.split(".")
+    real = getattr(sys.modules[module], name)
+
+    def interrupted(*arguments, **options):
+        monkeypatch.undo()
+        signal.raise_signal(number)
+        return real(*arguments, **options)
+
+    def stop(*_):
+        sys.exit("stopped")
+
+    before = signal.signal(number, stop)
+    if not expected:
+        monkeypatch.setattr(step, interrupted)
+    try:
+        with pytest.raises(SystemExit, match="stopped"), replacing(tmp_path / "file") as temporary:
+            temporary.write_text("new")
+            if expected:
+                monkeypatch.setattr(step, interrupted)
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert [file.name for file in tmp_path.iterdir()] == expected
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     """On a real file system of 64 kB."""
     if (
