@@ -7,8 +7,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run test report bench setup lock schema clean
 
-# Snakemake's SLURM plugin asks the controller whenever Snakemake starts, here for each job. Where SLURM is installed
-# and its controller does not answer, that takes nine seconds; these two run without SLURM.
+# Snakemake's SLURM plugin asks the controller whenever Snakemake starts. Where SLURM is installed and its controller
+# does not answer, that takes nine seconds; these two run without SLURM.
 run report: export SLURM_CONF := /dev/null
 
 run: $(VENV)/ready
