@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from onepix.attacks import attack_images
-from onepix.config import Engine
-from onepix.datasets import load_bundled
-from onepix.engine import Evaluator, choose_device, exact_float32, keep_memory, logits
+from onepix.attacks.attack import attack_images
+from onepix.config.engine import Engine
+from onepix.datasets.bundled import load_bundled
+from onepix.engine.devices import choose_device, keep_memory
+from onepix.engine.evaluator import Evaluator, exact_float32, logits
+from onepix.files.records import attacked_images
 from onepix.images import ImageSet
-from onepix.library import METHODS
-from onepix.models.classifier import Classifier
-from onepix.models.weights import bundled, load_network_file
+from onepix.networks.classifier import Classifier
+from onepix.networks.weights import bundled, load_network_file
+from onepix.notebook import METHODS
 from onepix.pixels import Perturbation
-from onepix.records import attacked_images
 
 PASSES_A_CALL = 16  # micro-batches that a search screens at once
 JUDGE_BATCH = 64

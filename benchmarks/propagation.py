@@ -15,16 +15,18 @@ import torch
 import typer
 import xarray as xr
 
-from onepix.config import Engine, Statistics
-from onepix.datasets import load_bundled
-from onepix.depth import layer_table
-from onepix.engine import choose_device, choose_micro_batch, exact_float32
+from onepix.analysis.depth import layer_table
+from onepix.config.engine import Engine
+from onepix.config.statistics import Statistics
+from onepix.datasets.bundled import load_bundled
+from onepix.engine.devices import choose_device, choose_micro_batch
+from onepix.engine.evaluator import exact_float32
+from onepix.files.manifests import write_manifest
 from onepix.images import ImageSet
-from onepix.jobs.propagate import Propagate, follow
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.models.weights import save_classifier
-from onepix.store import write_manifest
+from onepix.jobs.propagation import Propagate, follow
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
+from onepix.networks.weights import save_classifier
 
 
 def main(

@@ -8,7 +8,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from onepix.jobs.tables import read_csv
+from onepix.files.tables import read_csv
 
 PAGE = Path(__file__).with_name("results.md")
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"

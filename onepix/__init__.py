@@ -8,7 +8,7 @@ __all__ = ["Classifier", "__version__", "attack", "scan"]
 
 # Imported when asked for, and by name: these import torch, for which jobs that only draw should not wait, and the
 # workflow, which follows import statements, would take all of the library for a part of every rule.
-LAZY = {"attack": "onepix.library", "scan": "onepix.library", "Classifier": "onepix.models.classifier"}
+LAZY = {"attack": "onepix.notebook", "scan": "onepix.notebook", "Classifier": "onepix.networks.classifier"}
 
 
 def __getattr__(name: str) -> Any:

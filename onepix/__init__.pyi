@@ -1,5 +1,5 @@
-from onepix.library import attack as attack
-from onepix.library import scan as scan
-from onepix.models.classifier import Classifier as Classifier
+from onepix.networks.classifier import Classifier as Classifier
+from onepix.notebook import attack as attack
+from onepix.notebook import scan as scan
 
 __version__: str

@@ -38,7 +38,7 @@ def fetch_cifar10(
 ) -> None:
     """Fetch CIFAR-10 and compare each file with its published MD5."""
     from onepix.datasets.cifar10 import fetch_cifar10 as fetch
-    from onepix.jobs import fetch_cifar10
+    from onepix.jobs import cifar10 as fetch_cifar10
 
     if (folder is None) == (output is None):
         raise OnepixError("fetch-cifar10: name either the folder where the files go, or --output")
@@ -57,7 +57,7 @@ def fetch_dataset(
     cifar10: Annotated[Path | None, typer.Argument(help="For CIFAR-10, what fetch-cifar10 wrote: a manifest.")] = None,
 ) -> None:
     """Fetch one dataset."""
-    from onepix.jobs import fetch_dataset
+    from onepix.jobs import datasets as fetch_dataset
 
     fetch_dataset.run(settings, cifar10, output)
 
@@ -65,7 +65,7 @@ def fetch_dataset(
 @app.command()
 def select(settings: Settings, dataset: Manifest, output: Output) -> None:
     """List the images that a rule chooses from a dataset."""
-    from onepix.jobs import select
+    from onepix.jobs import selection as select
 
     select.run(settings, dataset, output)
 
@@ -79,7 +79,7 @@ def train(
     settings: Annotated[str | None, typer.Option(help="Settings as JSON, in place of architecture and seed.")] = None,
 ) -> None:
     """Train a network on CIFAR-10 by its recipe; a second call resumes."""
-    from onepix.jobs import train
+    from onepix.jobs import training as train
 
     if settings is None and architecture is None:
         raise OnepixError("train: name an architecture, such as lenet or resnet20")
@@ -95,9 +95,9 @@ def evaluate(
 ) -> None:
     """Print the accuracy of networks on CIFAR-10's 10,000 test images."""
     from onepix.datasets.cifar10 import read_cifar10
-    from onepix.engine import choose_device
-    from onepix.models.weights import bundled, load_network_file
-    from onepix.training import accuracy
+    from onepix.engine.devices import choose_device
+    from onepix.networks.training import accuracy
+    from onepix.networks.weights import bundled, load_network_file
 
     test = read_cifar10(cifar10, "test")
     for name in networks:
@@ -113,7 +113,7 @@ def fetch_network(
     trained: Annotated[Path | None, typer.Argument(help="For weights: train, what train wrote.")] = None,
 ) -> None:
     """Fetch one network and check its weights."""
-    from onepix.jobs import fetch_network
+    from onepix.jobs import networks as fetch_network
 
     typer.echo(f"weights of {output.parent.name}: {fetch_network.run(settings, trained, output)}")
 
@@ -129,7 +129,7 @@ def attack(settings: Settings, dataset: Manifest, network: Manifest, output: Out
 @app.command()
 def propagate(settings: Settings, dataset: Manifest, network: Manifest, attack: Manifest, output: Output) -> None:
     """Follow the pixel changes of one chunk through every layer."""
-    from onepix.jobs import propagate
+    from onepix.jobs import propagation as propagate
 
     propagate.run(settings, dataset, network, attack, output)
 
@@ -155,7 +155,7 @@ def propagate_controls(
 @app.command()
 def find_receptive_fields(settings: Settings, dataset: Manifest, network: Manifest, output: Output) -> None:
     """Find the receptive fields of one network, by its geometry and by gradient."""
-    from onepix.jobs import fields
+    from onepix.jobs import receptive_fields as fields
 
     fields.run(settings, dataset, network, output)
 
@@ -183,7 +183,7 @@ def share(
     ],
 ) -> None:
     """Write the table of what networks share."""
-    from onepix.jobs import share
+    from onepix.jobs import sharing as share
 
     share.run(settings, files, output)
 
@@ -195,7 +195,7 @@ def summarise(
     manifests: Chunks,
 ) -> None:
     """Write the attack records and the tables of one run."""
-    from onepix.jobs import summarise
+    from onepix.jobs import summary as summarise
 
     summarise.run(settings, manifests, output)
 
@@ -209,7 +209,7 @@ def draw(
     manifests: Chunks,
 ) -> None:
     """Draw the figures of one run."""
-    from onepix.jobs import draw
+    from onepix.jobs import figures as draw
 
     draw.run(settings, dataset, records, manifests, output)
 
@@ -217,7 +217,7 @@ def draw(
 @app.command()
 def gather_tables(output: Output, tables: Annotated[list[Path], typer.Argument(help="CSV.")]) -> None:
     """Write the tables of all runs one below the other."""
-    from onepix.jobs import gather
+    from onepix.jobs import tables as gather
 
     gather.run(tables, output)
 
@@ -225,7 +225,7 @@ def gather_tables(output: Output, tables: Annotated[list[Path], typer.Argument(h
 @app.command()
 def draw_locality_chart(settings: Settings, table: Table, output: Figure) -> None:
     """Draw the locality chart of all runs."""
-    from onepix.jobs import draw_all
+    from onepix.jobs import charts as draw_all
 
     draw_all.run_chart(settings, table, output)
 
@@ -233,7 +233,7 @@ def draw_locality_chart(settings: Settings, table: Table, output: Figure) -> Non
 @app.command()
 def draw_distance_profile(settings: Settings, table: Table, output: Figure) -> None:
     """Draw the distance profiles of all runs."""
-    from onepix.jobs import draw_all
+    from onepix.jobs import charts as draw_all
 
     draw_all.run_profile(settings, table, output)
 
@@ -246,7 +246,7 @@ def draw_receptive_fields(
     output: Figure,
 ) -> None:
     """Draw the receptive fields of all networks beside the length scale of their weakness."""
-    from onepix.jobs import draw_all
+    from onepix.jobs import charts as draw_all
 
     draw_all.run_receptive_fields(settings, table, neighbourhood, output)
 
@@ -254,7 +254,7 @@ def draw_receptive_fields(
 @app.command()
 def draw_sharing(settings: Settings, table: Table, output: Figure) -> None:
     """Draw what networks share."""
-    from onepix.jobs import draw_sharing
+    from onepix.jobs import sharing_figures as draw_sharing
 
     draw_sharing.run(settings, table, output)
 
@@ -262,7 +262,7 @@ def draw_sharing(settings: Settings, table: Table, output: Figure) -> None:
 @app.command()
 def record_configuration(settings: Settings, output: Output) -> None:
     """Write the whole configuration, defaults included, as YAML."""
-    from onepix.jobs import trace
+    from onepix.jobs import provenance as trace
 
     trace.run_record(settings, output)
 
@@ -273,7 +273,7 @@ def gather_provenance(
     manifests: Annotated[list[Path], typer.Argument(help="Of datasets, networks, receptive fields and chunks.")],
 ) -> None:
     """Write the table of what each result was made from, by what and on what."""
-    from onepix.jobs import trace
+    from onepix.jobs import provenance as trace
 
     trace.run_gather(manifests, output)
 
@@ -285,9 +285,9 @@ def check(
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch what is not at hand.")] = False,
 ) -> None:
     """Try every network and dataset of a configuration before it runs."""
-    from onepix.check import check
-    from onepix.check_table import show
-    from onepix.config import load
+    from onepix.config.study import load
+    from onepix.study.check import check
+    from onepix.study.check_table import show
 
     study = load(*config)
     if faults := show(study, check(study, sample, fetch)):
@@ -300,10 +300,10 @@ def plan(
     trial: Annotated[bool, typer.Option(help="Try out what finished jobs do not tell the speed of.")] = True,
 ) -> None:
     """Say what a run of the workflow would do in this folder, why, and how much that is."""
-    from onepix.config import load
-    from onepix.estimates import estimate
-    from onepix.plan import ask_snakemake
-    from onepix.plan_table import show
+    from onepix.config.study import load
+    from onepix.study.estimates import estimate
+    from onepix.study.plan import ask_snakemake
+    from onepix.study.plan_table import show
 
     study = load(*config)
     workflow = ask_snakemake(study, config)
@@ -317,8 +317,8 @@ def verify(
     sample: Annotated[int, typer.Option(help="Attacked images of each run that are classified again.", min=0)] = 8,
 ) -> None:
     """Check what a study has left on disk, and do a sample of it again."""
-    from onepix.engine import choose_device
-    from onepix.verify import chunks_in, verify
+    from onepix.engine.devices import choose_device
+    from onepix.study.verify import chunks_in, verify
 
     chunks = chunks_in(results, data)
     faults = list(verify(results, data, sample, choose_device("auto")))
@@ -332,7 +332,7 @@ def verify(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of the configuration."""
-    from onepix.config import json_schema
+    from onepix.config.study import json_schema
 
     typer.echo(json_schema(), nl=False)
 

@@ -53,14 +53,14 @@ class ImageSet:
             _require(False, f"labels must lie in 0–{len(self.class_names) - 1} (one a class name), got {worst}")
 
     def select(self, ids: Sequence[int]) -> "ImageSet":
-        """Return the images with these ids, each once, in this order; errors as in `places`."""
-        index = self.places(ids)
+        """Return the images with these ids, each once, in this order; errors as in `indices`."""
+        index = self.indices(ids)
         return dataclasses.replace(
             self,
             images=self.images[index],
             labels=self.labels[index],
             ids=self.ids[index],
-            names=tuple(self.names[place] for place in index) if self.names else (),
+            names=tuple(self.names[position] for position in index) if self.names else (),
         )
 
     def with_classes(self, count: int) -> "ImageSet":
@@ -77,7 +77,7 @@ class ImageSet:
         shown = ", ".join(self.class_names[:3]) + (", …" if len(self.class_names) > 3 else "")
         raise OnepixError(f"the network has {count} classes, the images have {len(self.class_names)} ({shown})")
 
-    def places(self, ids: Iterable[int]) -> npt.NDArray[np.int64]:
+    def indices(self, ids: Iterable[int]) -> npt.NDArray[np.int64]:
         """Return where the images with these ids stand in the set.
 
         Raises

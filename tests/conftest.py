@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 
 from onepix.images import ImageSet
-from onepix.models.classifier import Classifier
+from onepix.networks.classifier import Classifier
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT.parent / "shared" / "models"

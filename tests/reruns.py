@@ -14,7 +14,7 @@ from typing import Any
 from conftest import Study
 from pydantic import BaseModel, Tag
 
-from onepix.config import Config
+from onepix.config.study import Config
 
 Path = tuple[str | int, ...]
 Jobs = Mapping[str, int]

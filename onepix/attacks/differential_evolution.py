@@ -8,7 +8,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from onepix.config import DifferentialEvolution
+from onepix.config.attacks import DifferentialEvolution
 from onepix.pixels import Perturbation, from_genes
 
 Floats = npt.NDArray[np.float64]

@@ -6,8 +6,9 @@ import math
 import torch
 from torch import Tensor
 
-from onepix.config import UNTARGETED, AttackSettings, PixelSearch
-from onepix.engine import logit_margin
+from onepix.config.attacks import AttackSettings, PixelSearch
+from onepix.config.base import UNTARGETED
+from onepix.engine.evaluator import logit_margin
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onepix.config import RandomSearch
+from onepix.config.attacks import RandomSearch
 from onepix.pixels import Perturbation
 
 ROUND_SIZE = 400

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from onepix.attacks.refine import ROUNDS, Descent
-from onepix.config import UNTARGETED, Scan
+from onepix.config.attacks import Scan
+from onepix.config.base import UNTARGETED
 from onepix.errors import OnepixError
 from onepix.pixels import Perturbation
 
@@ -25,7 +26,7 @@ NOT_EVALUATED = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class PositionMaps:
+class ScanMaps:
     """What each of K colours does at every position of B images.
 
     Attributes
@@ -86,7 +87,7 @@ class Scanning:
         self.pending = torch.empty(0, self.per_image, dtype=torch.bool, device=pictures.device)
         self.proposed, self.valid, self.refining = self.active[:, None], self.pending, self.pending.any(1)
         whole = (len(pictures) if keep_maps else 0, self.colours.shape[1], self.height, self.width)
-        self.maps = PositionMaps(
+        self.maps = ScanMaps(
             self.colours.cpu().numpy(),
             np.full(whole, np.nan, np.float32),
             np.full(whole, NOT_EVALUATED, np.int16),
@@ -134,9 +135,9 @@ class Scanning:
 
     def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:  # noqa: ARG002 (the protocol's)
         """Enter what was found into the maps."""
-        place = (self.valid.nonzero()[:, 0], self.proposed[self.valid])
-        self.margins[place] = margins[self.valid]
-        self.classes[place] = classes[self.valid].to(torch.int16)
+        index = (self.valid.nonzero()[:, 0], self.proposed[self.valid])
+        self.margins[index] = margins[self.valid]
+        self.classes[index] = classes[self.valid].to(torch.int16)
         self.pending &= self.margins.isnan()
         if self.descent and self.refining.any():
             self.descent.observe(self.active[self.refining], margins[self.refining, : self.descent.round_size])
@@ -201,12 +202,12 @@ def _refined(settings: Scan, positions: int, channels: int) -> int:
     return min(settings.refine, positions, ROUND_SIZE // (2 * channels))
 
 
-def as_dataset(maps: PositionMaps, records: pd.DataFrame) -> xr.Dataset:
+def as_dataset(maps: ScanMaps, records: pd.DataFrame) -> xr.Dataset:
     """Return position maps with their coordinates.
 
     Parameters
     ----------
-    maps : PositionMaps
+    maps : ScanMaps
         Of a scan.
     records : DataFrame
         Its records.

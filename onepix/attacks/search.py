@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from onepix.attacks.goal import Goal
-from onepix.config import AttackSettings, PixelSearch
-from onepix.engine import Evaluator
+from onepix.config.attacks import AttackSettings, PixelSearch
+from onepix.engine.evaluator import Evaluator
 from onepix.errors import OnepixError
 from onepix.pixels import Perturbation
 

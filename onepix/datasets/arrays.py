@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from onepix.datasets.class_names import numbered
 from onepix.errors import OnepixError
+from onepix.files.atomic import replacing
 from onepix.images import ImageSet
-from onepix.store import replacing
 
 # What a damaged archive raises when NumPy reads it: a header cut short, a wrong checksum, an absurd size.
 UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)

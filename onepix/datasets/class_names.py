@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from onepix.config import nearest
 from onepix.errors import OnepixError
+from onepix.names import nearest
 
 MOST_CLASSES = 100_000  # labels beyond are no class indices, and would ask for as many names
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onepix.config import FolderDataset
+from onepix.config.datasets import FolderDataset
 from onepix.datasets.class_names import index_of, numbered, resolve
 from onepix.datasets.pictures import describe, extensions, read_picture, stack
 from onepix.errors import OnepixError
+from onepix.files.located import located
 from onepix.images import ImageSet
-from onepix.places import located
 
 COLUMNS = ("file", "label")
 INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -173,8 +173,8 @@ def _numbers(rows: Sequence[Row]) -> tuple[list[int], tuple[str, ...]]:
     if all(NUMBER.fullmatch(row.label) for row in rows):
         labels = [_class_index(row) for row in rows]
         return labels, numbered(labels, rows[labels.index(max(labels))].where)
-    places = {name: index for index, name in enumerate(sorted({row.label for row in rows}))}
-    return [places[row.label] for row in rows], tuple(places)
+    indices = {name: index for index, name in enumerate(sorted({row.label for row in rows}))}
+    return [indices[row.label] for row in rows], tuple(indices)
 
 
 def _class_index(row: Row) -> int:

@@ -14,14 +14,15 @@ import numpy as np
 import torchvision
 from PIL import Image
 
-from onepix.config import TorchvisionDataset, nearest
-from onepix.datasets.cifar10 import patiently, reason, stall_limit
+from onepix.config.datasets import TorchvisionDataset
 from onepix.datasets.class_names import numbered, resolve
 from onepix.datasets.pictures import as_eight_bit, describe, stack
 from onepix.errors import OfflineError, OnepixError
-from onepix.fetching import is_offline
+from onepix.files.fetching import is_offline
+from onepix.files.located import located
+from onepix.files.patience import patiently, reason, stall_limit
 from onepix.images import ImageSet
-from onepix.places import located
+from onepix.names import nearest
 
 SPLITS = ("split", "image_set", "what", "classes", "version")  # what torchvision's datasets call their split
 WHOLE = "all"  # the split of a dataset that is not split
@@ -98,7 +99,7 @@ def _kind(source: str) -> type[Any]:
 def _opened(kind: type[Any], settings: TorchvisionDataset, downloads: Path | None) -> Any:
     """Construct the dataset; downloads are tried again, unless what failed would fail again."""
     source, parameters = settings.source, _parameters(kind)
-    arguments = _split(parameters, settings) | _place(parameters, settings, downloads)
+    arguments = _split(parameters, settings) | _location(parameters, settings, downloads)
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise OnepixError(f"{source}: torchvision wants '{name}' for it; it is no image classification dataset")
@@ -137,8 +138,8 @@ def _archives_kept_inside() -> Iterator[None]:
 
     def checked(archive: tarfile.TarFile, path: Any = ".", *arguments: Any, **options: Any) -> None:
         for member in archive.getmembers():
-            place = Path(member.name)
-            if not (member.isfile() or member.isdir()) or place.is_absolute() or ".." in place.parts:
+            path = Path(member.name)
+            if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
                 raise OnepixError(
                     f"{archive.name!s}: refused: its member {member.name!r} could write elsewhere; "
                     "Python 3.11.4 or newer can tell more exactly"
@@ -180,7 +181,7 @@ def _split(parameters: Parameters, settings: TorchvisionDataset) -> dict[str, An
     return {"train": half == "train"} | ({name: part} if name else {})
 
 
-def _place(parameters: Parameters, settings: TorchvisionDataset, downloads: Path | None) -> dict[str, Any]:
+def _location(parameters: Parameters, settings: TorchvisionDataset, downloads: Path | None) -> dict[str, Any]:
     """Return the arguments that say where the dataset lies, and whether it may be downloaded."""
     source = settings.source
     may_download = {"download": False} if "download" in parameters else {}

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from onepix.config import Pictures
+from onepix.config.datasets import Pictures
 from onepix.errors import OnepixError
 
 EIGHT_BIT = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # what each mode of Pillow's becomes

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from onepix.config import (
+from onepix.config.datasets import (
     ArraysDataset,
     BundledDataset,
     Cifar10Dataset,
@@ -10,12 +10,12 @@ from onepix.config import (
     FolderDataset,
     TorchvisionDataset,
 )
-from onepix.datasets import load_bundled
 from onepix.datasets.arrays import load_arrays
+from onepix.datasets.bundled import load_bundled
 from onepix.datasets.class_names import resolve
 from onepix.errors import OnepixError
+from onepix.files.located import located
 from onepix.images import ImageSet
-from onepix.places import located
 
 
 def load_dataset(

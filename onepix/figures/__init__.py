@@ -1,1 +1,1 @@
-"""Figures for print: a module a family; each function returns a Matplotlib figure that `style.save` writes."""
+"""Figures for print: one module per family; each function returns a Matplotlib figure that `style.save` writes."""

@@ -83,9 +83,9 @@ def _grid(title: str, layers: pd.DataFrame, rows: int, columns: int) -> tuple[Fi
     style.add_text(figure, style.MARGIN, style.MARGIN, title, style.LARGE)
     grid: list[list[Axes]] = []
     for row in range(rows):
-        place = top + row * (height + ROW_GAP)
+        from_top = top + row * (height + ROW_GAP)
         lefts = [depth.LEFT + column * (width + COLUMN_GAP) for column in range(columns)]
-        plots = [style.add_axes(figure, left, place, width, height) for left in lefts]
+        plots = [style.add_axes(figure, left, from_top, width, height) for left in lefts]
         for axes in plots:
             depth.label_layers(axes, layers, width, named=row == rows - 1)
             axes.axhline(0, color=INK, linewidth=0.5)
@@ -126,15 +126,15 @@ def _head(axes: Axes, other: str, rows: pd.DataFrame) -> None:
 
 def _draw(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
     """Draw the differences of one comparison in one measure, a row a layer."""
-    places, values = np.arange(len(rows), dtype=np.float64), rows["difference"].to_numpy(float)
+    positions, values = np.arange(len(rows), dtype=np.float64), rows["difference"].to_numpy(float)
     apart = _apart(rows)
     pitch = 72 * _size(axes)[0] / len(rows)  # In points.
     look: dict[str, Any] = {"color": colour, "clip_on": False}
-    axes.plot(places, values, **look)
+    axes.plot(positions, values, **look)
     look["markersize"] = min(3.0, max(1.8, 0.9 * pitch))
-    axes.plot(places[~apart], values[~apart], **look, **NOT)
-    axes.plot(places[apart], values[apart], **look, **SIGNIFICANT)
-    depth.draw_band(axes, places, rows["low"], rows["high"], colour)
+    axes.plot(positions[~apart], values[~apart], **look, **NOT)
+    axes.plot(positions[apart], values[apart], **look, **SIGNIFICANT)
+    depth.draw_band(axes, positions, rows["low"], rows["high"], colour)
 
 
 def _apart(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
@@ -153,8 +153,8 @@ def _bracket(axes: Axes, rows: pd.DataFrame, layer: str) -> None:
     text = f"from {layer} on"
     needed = style.width_of(text, style.SMALL) * layers / width  # In layers.
     if needed < layers:
-        place, side = (start, "left") if start + needed < layers - 0.5 else (layers - 0.5, "right")
-        axes.text(place, rise + 0.02 / height, text, size=style.SMALL, transform=above, ha=side, va="bottom")
+        end, side = (start, "left") if start + needed < layers - 0.5 else (layers - 0.5, "right")
+        axes.text(end, rise + 0.02 / height, text, size=style.SMALL, transform=above, ha=side, va="bottom")
 
 
 def _size(axes: Axes) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from onepix.figures import style
 
-Places = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.float64]
 
 LEFT, RIGHT = 0.7, 0.08  # Margins beside the plots, in inches.
 WIDTH = style.DOUBLE - LEFT - RIGHT  # Of a plot, in inches.
@@ -84,7 +84,7 @@ def growth(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure:
     figure = Figure((style.DOUBLE, top + len(drawn) * (height + GAP) - GAP + foot))
     style.add_text(figure, style.MARGIN, style.MARGIN, title, style.LARGE)
     tops = [top + n * (height + GAP) for n in range(len(drawn))]
-    plots = [style.add_axes(figure, LEFT, place, WIDTH, height) for place in tops]
+    plots = [style.add_axes(figure, LEFT, top, WIDTH, height) for top in tops]
     for axes, (quantity, label) in zip(plots, drawn.items(), strict=True):
         label_layers(axes, layers, WIDTH, named=axes is plots[-1])
         _draw(axes, table, quantity, list(layers["layer"]))
@@ -117,7 +117,7 @@ def foot_of(layers: pd.DataFrame) -> float:
 
 
 def label_layers(axes: Axes, layers: pd.DataFrame, width: float, named: bool) -> None:
-    """Make layers an axis: a place a layer, stages parted, and names as many as there is room for.
+    """Make layers an axis: one position per layer, stages parted, and names as many as there is room for.
 
     Parameters
     ----------
@@ -149,12 +149,12 @@ def label_values(axes: Axes, label: str, width: float) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def draw_band(axes: Axes, places: Places, low: pd.Series, high: pd.Series, colour: str) -> None:
+def draw_band(axes: Axes, positions: Positions, low: pd.Series, high: pd.Series, colour: str) -> None:
     """Draw intervals over consecutive layers as a band, one that stands alone as a line."""
-    axes.fill_between(places, low, high, color=colour, alpha=BAND, linewidth=0)
+    axes.fill_between(positions, low, high, color=colour, alpha=BAND, linewidth=0)
     lonely = _alone(low)
     if lonely.any():  # A band over one layer has no width.
-        axes.vlines(places[lonely], low[lonely], high[lonely], color=colour, linewidth=0.8)
+        axes.vlines(positions[lonely], low[lonely], high[lonely], color=colour, linewidth=0.8)
 
 
 def _alone(values: pd.Series) -> npt.NDArray[np.bool_]:
@@ -170,15 +170,15 @@ def _draw(axes: Axes, table: pd.DataFrame, quantity: str, order: list[str]) -> N
     for start, outcome in enumerate(outcomes):
         look = OUTCOMES[outcome]
         rows = table[table["outcome"] == outcome].set_index("layer").reindex(order)
-        places = np.arange(len(order), dtype=np.float64)
+        positions = np.arange(len(order), dtype=np.float64)
         if len(order) == 1:  # Side by side, for intervals over one layer have no width.
-            places += APART * (start - (len(outcomes) - 1) / 2)
+            positions += APART * (start - (len(outcomes) - 1) / 2)
         marked = _alone(rows[quantity])
         marked[start % step :: step] = True  # Not at the same layers as other outcomes, where lines meet.
         marks = np.flatnonzero(marked).tolist()
         label = f"{outcome}, n = {rows['images'].max():.0f}"
-        axes.plot(places, rows[quantity], label=label, markevery=marks, clip_on=False, **look)
-        draw_band(axes, places, rows[f"{quantity}_low"], rows[f"{quantity}_high"], look["color"])
+        axes.plot(positions, rows[quantity], label=label, markevery=marks, clip_on=False, **look)
+        draw_band(axes, positions, rows[f"{quantity}_low"], rows[f"{quantity}_high"], look["color"])
     if quantity.startswith("reach"):
         axes.set_ylim(SHARE_OF_POSITIONS)
     elif quantity != "energy":
@@ -199,5 +199,5 @@ def _stages(layers: pd.DataFrame) -> list[tuple[str, int, int]]:
 def _name_stages(axes: Axes, stages: list[tuple[str, int, int]], layers: int) -> None:
     for name, start, stop in stages:
         if style.width_of(name, style.SMALL) < WIDTH * (stop - start) / layers - 0.05:
-            place = ((start + stop) / 2 / layers, 1.02)
-            axes.text(*place, name, size=style.SMALL, transform=axes.transAxes, ha="center", va="bottom")
+            middle = ((start + stop) / 2 / layers, 1.02)
+            axes.text(*middle, name, size=style.SMALL, transform=axes.transAxes, ha="center", va="bottom")

@@ -31,8 +31,8 @@ def distance_profile(profiles: Mapping[str, pd.DataFrame], confidence: float = 0
     Parameters
     ----------
     profiles : mapping
-        Network to its `onepix.locality.distance_profile`: a row a distance, with distance (int, pixels), images (int),
-        rate, low, high, chance, chance_low and chance_high (float; bounds NaN where there is no interval).
+        Network to its `onepix.analysis.locality.distance_profile`: one row per distance, with distance (int, pixels),
+        images (int), rate, low, high, chance, chance_low and chance_high (float; bounds NaN where there is no interval).
     confidence : float
         Level of the intervals, named in the legend.
 
@@ -72,15 +72,15 @@ def distance_profile(profiles: Mapping[str, pd.DataFrame], confidence: float = 0
 
 def _draw(axes: Axes, profile: pd.DataFrame, index: int, networks: int) -> None:
     rows = profile.sort_values("distance")
-    place, low, high = rows["distance"], rows["low"], rows["high"]
+    distance, low, high = rows["distance"], rows["low"], rows["high"]
     look = _look(index)
     every = math.ceil(len(rows) / MARKS)
     marks = (every * index // networks, every)  # Not at the same distances as other networks, where lines meet.
-    axes.plot(place, rows["rate"], markevery=marks, clip_on=False, **look)
-    axes.plot(place, rows["chance"], markevery=marks, clip_on=False, **look | CHANCE)
-    axes.fill_between(place, low, high, color=look["color"], alpha=BAND, linewidth=0)
+    axes.plot(distance, rows["rate"], markevery=marks, clip_on=False, **look)
+    axes.plot(distance, rows["chance"], markevery=marks, clip_on=False, **look | CHANCE)
+    axes.fill_between(distance, low, high, color=look["color"], alpha=BAND, linewidth=0)
     if len(rows) == 1:  # A band over one distance has no width.
-        axes.vlines(place, low, high, color=look["color"], linewidth=0.8)
+        axes.vlines(distance, low, high, color=look["color"], linewidth=0.8)
 
 
 def _look(index: int) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def position_maps(entries: Sequence[PositionMap], title: str, targeted: bool = F
     captions = [*(entry.caption for entry in entries), *counts]
     shapes = [*(entry.image.shape[:2] for entry in entries), *(entry.margin.shape for entry in entries)]
     width = style.SINGLE if len(entries) <= 2 else style.DOUBLE
-    figure, places = panels.sheet(title, captions, shapes, len(entries), width, bar)
-    for entry, upper, lower in zip(entries, places, places[len(entries) :], strict=False):
+    figure, axes = panels.sheet(title, captions, shapes, len(entries), width, bar)
+    for entry, upper, lower in zip(entries, axes, axes[len(entries) :], strict=False):
         panels.draw_image(upper, entry.image)
         panels.ring(upper, [(entry.row, entry.column)])
         panels.draw_map(lower, entry.margin, colours)
@@ -147,9 +147,9 @@ def locality_chart(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
     for heading, rows, top in zip(headings, groups, tops, strict=False):
         style.add_text(figure, style.MARGIN, style.MARGIN + top, heading, style.NORMAL)
         first = top + style.height_of(heading, style.NORMAL) + BAR_PITCH / 2
-        places = first + BAR_PITCH * np.arange(len(rows))
-        _draw_bars(axes, rows, places)
-        names.update(zip(places, rows["change"], strict=True))
+        positions = first + BAR_PITCH * np.arange(len(rows))
+        _draw_bars(axes, rows, positions)
+        names.update(zip(positions, rows["change"], strict=True))
     axes.set(xlim=(0, 100), ylim=(tops[-1], 0), xticks=[0, 25, 50, 75, 100])
     axes.set_yticks(list(names), list(names.values()))
     axes.tick_params(axis="y", length=0)
@@ -158,17 +158,21 @@ def locality_chart(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
     return figure
 
 
-def _draw_bars(axes: Axes, rows: pd.DataFrame, places: npt.NDArray[np.floating]) -> None:
+def _draw_bars(axes: Axes, rows: pd.DataFrame, positions: npt.NDArray[np.floating]) -> None:
     """Draw bars, intervals and their values, at heights in inches."""
     percent = 100 * rows[["rate", "low", "high"]].to_numpy(float)
     colours = [CHANGES[change] for change in rows["change"]]
     known = ~np.isnan(percent[:, 0])
-    axes.barh(places[known], percent[known, 0], height=0.75 * BAR_PITCH, color=np.array(colours)[known], clip_on=False)
-    axes.hlines(places, percent[:, 1], percent[:, 2], color="black", linewidth=1.0, clip_on=False)
-    axes.vlines(0, places[0] - BAR_PITCH / 2, places[-1] + BAR_PITCH / 2, color="black", linewidth=0.6, clip_on=False)
-    for place, images, rate in zip(places, rows["images"], percent[:, 0], strict=True):
+    axes.barh(
+        positions[known], percent[known, 0], height=0.75 * BAR_PITCH, color=np.array(colours)[known], clip_on=False
+    )
+    axes.hlines(positions, percent[:, 1], percent[:, 2], color="black", linewidth=1.0, clip_on=False)
+    axes.vlines(
+        0, positions[0] - BAR_PITCH / 2, positions[-1] + BAR_PITCH / 2, color="black", linewidth=0.6, clip_on=False
+    )
+    for position, images, rate in zip(positions, rows["images"], percent[:, 0], strict=True):
         text = f"n = {images:.0f}" if np.isnan(rate) else f"{rate:.1f} %, n = {images:.0f}"
-        axes.text(100, place, f"  {text}", size=style.SMALL, va="center_baseline")
+        axes.text(100, position, f"  {text}", size=style.SMALL, va="center_baseline")
 
 
 def _ticks(span: float) -> list[float]:

@@ -81,11 +81,11 @@ def strip(
     colours = _colours(colour_map)
     captions = [f"original\n{original_caption}", f"attacked\n{attacked_caption}", *map(_caption, layers)]
     shapes = [original.shape[:2], attacked.shape[:2], *(layer.values.shape for layer in layers)]
-    figure, places = _sheet(title, captions, shapes, colours, LABEL)
-    for panel, image in zip(places, (original, attacked), strict=False):
+    figure, axes = _sheet(title, captions, shapes, colours, LABEL)
+    for panel, image in zip(axes, (original, attacked), strict=False):
         panels.draw_image(panel, image)
         panels.ring(panel, pixels)
-    _draw(places[2:], layers, colours)
+    _draw(axes[2:], layers, colours)
     return figure
 
 
@@ -110,8 +110,8 @@ def average(layers: Sequence[LayerMap], title: str, colour_map: str) -> Figure:
     colours = _colours(colour_map)
     shapes = [layer.values.shape for layer in layers]
     captions = [_caption(layer) for layer in layers]
-    figure, places = _sheet(title, captions, shapes, colours, f"{LABEL}, averaged over images")
-    _draw(places, layers, colours)
+    figure, axes = _sheet(title, captions, shapes, colours, f"{LABEL}, averaged over images")
+    _draw(axes, layers, colours)
     return figure
 
 
@@ -143,9 +143,9 @@ def aligned(layers: Sequence[LayerMap], title: str, colour_map: str) -> Figure:
     colours = _colours(colour_map)
     shapes = [layer.values.shape for layer in layers]
     captions = [_caption(layer, np.fmax) for layer in layers]
-    figure, places = _sheet(title, captions, shapes, colours, ALIGNED)
-    _draw(places, layers, colours)
-    for panel, layer in zip(places, layers, strict=True):
+    figure, axes = _sheet(title, captions, shapes, colours, ALIGNED)
+    _draw(axes, layers, colours)
+    for panel, layer in zip(axes, layers, strict=True):
         if layer.values.size > 1:
             _cross(panel, layer.values.shape)
     return figure
@@ -200,8 +200,8 @@ def _cross(panel: Axes, shape: tuple[int, int]) -> None:
     )
 
 
-def _draw(places: Sequence[Axes], layers: Sequence[LayerMap], colours: ScalarMappable) -> None:
-    for panel, layer in zip(places, layers, strict=True):
+def _draw(axes: Sequence[Axes], layers: Sequence[LayerMap], colours: ScalarMappable) -> None:
+    for panel, layer in zip(axes, layers, strict=True):
         panels.draw_map(panel, layer.values, colours)
         if layer.values.size == 1:
             ink = style.ink(colours.to_rgba(layer.values)[0, 0])

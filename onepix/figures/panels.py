@@ -96,8 +96,8 @@ def sheet(
         panel.spines[:].set_visible(True)
         panels.append(panel)
     length = min(3.0, width - 1.0)
-    place = style.add_axes(figure, (width - length) / 2, bottom + 0.13, length, 0.09)
-    _draw_bar(place, bar, label)
+    axes = style.add_axes(figure, (width - length) / 2, bottom + 0.13, length, 0.09)
+    _draw_bar(axes, bar, label)
     return figure, panels
 
 
@@ -150,8 +150,8 @@ def ring(panel: Axes, pixels: Iterable[tuple[int, int]]) -> None:
         )
 
 
-def _draw_bar(place: Axes, bar: ColourBar, label: str) -> None:
-    drawn = place.figure.colorbar(bar.colours, cax=place, orientation="horizontal", extend=bar.extend)
+def _draw_bar(axes: Axes, bar: ColourBar, label: str) -> None:
+    drawn = axes.figure.colorbar(bar.colours, cax=axes, orientation="horizontal", extend=bar.extend)
     drawn.set_ticks(bar.ticks, labels=[f"{tick:g}".replace("-", "−") for tick in bar.ticks])
     drawn.minorticks_off()
-    place.set_xlabel(label, size=style.SMALL, labelpad=2)
+    axes.set_xlabel(label, size=style.SMALL, labelpad=2)

@@ -188,17 +188,17 @@ def _draw_row(figure: Figure, row: Sequence[_Panel], top: float, width: float, s
 
 
 def _draw(axes: Axes, panel: _Panel, marker: float) -> None:
-    places = np.arange(len(panel.layers))
+    positions = np.arange(len(panel.layers))
     theoretical, effective = (panel.layers[name].to_numpy() for name in ("theoretical", "effective"))
     low, high = panel.bounds
     if not math.isnan(low):
         axes.axhspan(low, high, color=style.VERMILLION, alpha=BAND, linewidth=0)
     if not math.isnan(panel.width):
         axes.axhline(panel.width, **NEIGHBOURHOOD)
-    axes.plot(places, theoretical, **THEORETICAL | {"markersize": 1.7 * marker})
-    whole = places[np.isnan(theoretical)]
+    axes.plot(positions, theoretical, **THEORETICAL | {"markersize": 1.7 * marker})
+    whole = positions[np.isnan(theoretical)]
     axes.plot(whole, np.ones(len(whole)), transform=axes.get_xaxis_transform(), clip_on=False, **WHOLE)
-    axes.plot(places, effective, **EFFECTIVE | {"markersize": marker})
+    axes.plot(positions, effective, **EFFECTIVE | {"markersize": marker})
     if panel.first is not None:
         axes.plot(panel.first, effective[panel.first], clip_on=False, **FIRST)
 

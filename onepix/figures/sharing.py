@@ -154,7 +154,7 @@ def sharing(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure
     Parameters
     ----------
     table : DataFrame
-        Of `onepix.sharing.sharing_table`: a row an ordered pair of networks.
+        Of `onepix.analysis.sharing.sharing_table`: a row an ordered pair of networks.
     title : str
         Above both matrices.
     confidence : float
@@ -203,7 +203,7 @@ def _grid(networks: list[str]) -> Grid:
 def _cells(table: pd.DataFrame, networks: list[str], matrix: Matrix) -> list[Cell]:
     ends = [matrix.value, f"{matrix.value}_low", f"{matrix.value}_high", matrix.other, matrix.count]
     rows, columns = ([networks.index(network) for network in table[end]] for end in ("source", "target"))
-    cells = [Cell(*places, *told) for *places, told in zip(rows, columns, table[ends].to_numpy(float), strict=True)]
+    cells = [Cell(*index, *told) for *index, told in zip(rows, columns, table[ends].to_numpy(float), strict=True)]
     return [cell for cell in cells if cell.row > cell.column or not matrix.symmetric]
 
 
@@ -237,10 +237,10 @@ def _lines(cell: Cell, matrix: Matrix, detail: int) -> list[Line]:
     return lines
 
 
-def _percent(share: float) -> str:
-    if np.isnan(share):
+def _percent(proportion: float) -> str:
+    if np.isnan(proportion):
         return "–"
-    percent = 100 * share
+    percent = 100 * proportion
     return f"{percent:.0f}" if percent == 0 or percent >= 9.95 else f"{percent:.1f}"
 
 
@@ -283,24 +283,22 @@ def _panel(
     bar.set_xlabel(f"{matrix.name} (%)", size=style.SMALL, labelpad=2)
 
 
-def _write(axes: Axes, place: tuple[int, int], lines: list[Line], ink: str) -> None:
+def _write(axes: Axes, at: tuple[int, int], lines: list[Line], ink: str) -> None:
     """Write lines of several sizes in the middle of a cell."""
     heights = [72 * style.height_of(*line) for line in lines]
     for index, (text, size) in enumerate(lines):
         above = sum(heights) / 2 - sum(heights[:index]) - heights[index] / 2
-        axes.annotate(
-            text, place, (0, above), textcoords="offset points", size=size, color=ink, ha="center", va="center"
-        )
+        axes.annotate(text, at, (0, above), textcoords="offset points", size=size, color=ink, ha="center", va="center")
 
 
 def _name(axes: Axes, grid: Grid, matrix: Matrix) -> None:
     """Name the networks, and what they are to each other, and part their cells."""
-    places = np.arange(len(grid.names))
-    axes.set_xticks(places, grid.names, rotation=90 if grid.turned else 0)
-    axes.set_yticks(places, grid.names)
+    positions = np.arange(len(grid.names))
+    axes.set_xticks(positions, grid.names, rotation=90 if grid.turned else 0)
+    axes.set_yticks(positions, grid.names)
     axes.set(xlabel=matrix.columns, ylabel=matrix.rows)
-    axes.set_xticks(places[1:] - 0.5, minor=True)
-    axes.set_yticks(places[1:] - 0.5, minor=True)
+    axes.set_xticks(positions[1:] - 0.5, minor=True)
+    axes.set_yticks(positions[1:] - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=BORDER)
     axes.tick_params(which="both", length=0, pad=72 * PAD)
     axes.spines[:].set_visible(False)

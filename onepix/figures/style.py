@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from onepix.config import nearest
 from onepix.errors import OnepixError
-from onepix.store import replacing
+from onepix.files.atomic import replacing
+from onepix.names import nearest
 
 SINGLE, DOUBLE = 3.4, 7.0  # Widths of one and of two columns of a journal, in inches.
 SMALLEST, SMALL, NORMAL, LARGE = 6.0, 6.5, 7.0, 8.0  # Sizes of text, in points.

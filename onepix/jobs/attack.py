@@ -5,18 +5,21 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from onepix.attacks import attack_images
+from onepix.attacks.attack import attack_images
+from onepix.attacks.journal import Journal
 from onepix.attacks.scan import as_dataset
-from onepix.config import AttackSettings, Engine, Scan, Settings
-from onepix.engine import claimed_device, keep_memory
-from onepix.jobs import name_of, provenance, read_images, read_settings
-from onepix.journal import Journal
-from onepix.models.weights import load_network_file
-from onepix.records import write_records
-from onepix.store import checked_data, digest, source_digest, versions, write_manifest, write_tree
+from onepix.config.attacks import AttackSettings, Scan
+from onepix.config.base import Settings
+from onepix.config.engine import Engine
+from onepix.engine.devices import claimed_device, keep_memory
+from onepix.files.manifests import checked_data, digest, source_digest, versions, write_manifest
+from onepix.files.records import write_records
+from onepix.files.trees import write_tree
+from onepix.jobs.inputs import name_of, provenance, read_images, read_settings
+from onepix.networks.weights import load_network_file
 
 
-class Attack(Settings):
+class AttackJob(Settings):
     """What the job needs to know."""
 
     attack: AttackSettings
@@ -29,7 +32,7 @@ def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
 
     Attacks that get done are kept in `journal` beside the folder of `output`, until the manifest is written.
     """
-    job = read_settings(Attack, settings)
+    job = read_settings(AttackJob, settings)
     keep_memory()
     device = claimed_device(job.engine.device)
     images = read_images(dataset).select(job.image_ids)
@@ -49,7 +52,7 @@ def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
     journal.remove(job.image_ids)
 
 
-def _journal(job: Attack, output: Path, origin: dict[str, object]) -> Journal:
+def _journal(job: AttackJob, output: Path, origin: dict[str, object]) -> Journal:
     """Return the run's journal; beyond what the manifest says, the kind of CPU may decide how a sum is rounded."""
     whole = {"attack": job.attack, "engine": job.engine, **origin, "source": source_digest(), "versions": versions()}
     return Journal(output.parent.parent / "journal", {**whole, "cpu": dict(torch.cpu.get_capabilities())})

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from onepix.jobs import read_images, read_settings
-from onepix.jobs.propagate import Propagate, follow
-from onepix.locality import drawn_controls
-from onepix.store import checked_data, read_tree
+from onepix.analysis.draws import drawn_controls
+from onepix.files.manifests import checked_data
+from onepix.files.trees import read_tree
+from onepix.jobs.inputs import read_images, read_settings
+from onepix.jobs.propagation import PropagationJob, follow
 
 
-class Controls(Propagate):
+class ControlsJob(PropagationJob):
     """What the job needs to know."""
 
     seed: int
@@ -22,7 +23,7 @@ def run(settings: str, dataset: Path, network: Path, locality: Path, output: Pat
 
     A control is the colour of a success at a position of the same image, drawn from those that do not flip the class.
     """
-    job = read_settings(Controls, settings)
+    job = read_settings(ControlsJob, settings)
     images = read_images(dataset)
     successes = read_tree(checked_data(locality)).to_dataset().load()
     rows, columns = drawn_controls(successes["flips"].values, successes["image"].values, job.seed)
@@ -35,6 +36,6 @@ def run(settings: str, dataset: Path, network: Path, locality: Path, output: Pat
             "column": (("image", "pixel"), columns[exists, None]),
         }
     )
-    changed = images.images[images.places(root["image"].values)].copy()
+    changed = images.images[images.indices(root["image"].values)].copy()
     changed[np.arange(len(changed)), rows[exists], columns[exists]] = colours
     follow(job, images, changed, root, output, dataset=dataset, network=network, locality=locality)

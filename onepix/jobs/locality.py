@@ -9,16 +9,19 @@ import torch
 import xarray as xr
 
 from onepix.attacks.goal import Goal
-from onepix.config import UNTARGETED, Engine, Settings
-from onepix.engine import Evaluator, claimed_device, keep_memory
-from onepix.jobs import name_of, provenance, read_images, read_settings
-from onepix.models.weights import load_network_file
-from onepix.position_maps import PositionMaps, position_maps
-from onepix.records import one_pixel_successes, read_records
-from onepix.store import checked_data, write_manifest, write_tree
+from onepix.attacks.position_maps import PositionMaps, position_maps
+from onepix.config.base import UNTARGETED, Settings
+from onepix.config.engine import Engine
+from onepix.engine.devices import claimed_device, keep_memory
+from onepix.engine.evaluator import Evaluator
+from onepix.files.manifests import checked_data, write_manifest
+from onepix.files.records import one_pixel_successes, read_records
+from onepix.files.trees import write_tree
+from onepix.jobs.inputs import name_of, provenance, read_images, read_settings
+from onepix.networks.weights import load_network_file
 
 
-class Locality(Settings):
+class LocalityJob(Settings):
     """What the job needs to know."""
 
     engine: Engine
@@ -26,13 +29,13 @@ class Locality(Settings):
 
 def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path) -> None:
     """Write the position maps of a chunk's successes as zarr, and their manifest `output`."""
-    job = read_settings(Locality, settings)
+    job = read_settings(LocalityJob, settings)
     keep_memory()
     device = claimed_device(job.engine.device)
     records = read_records([checked_data(attack)])
     successes = one_pixel_successes(records, attack, "position maps are made of")
     images = read_images(dataset)
-    places = images.places(successes["image_id"])
+    indices = images.indices(successes["image_id"])
     classifier = load_network_file(checked_data(network), device)
     shape = images.images.shape[1:]
     evaluator = Evaluator(classifier, job.engine, shape)
@@ -40,8 +43,8 @@ def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path)
     targets = successes["target"].fillna(UNTARGETED).to_numpy(np.int64)
     maps = position_maps(
         evaluator,
-        torch.from_numpy(images.images[places]).to(device),
-        Goal(torch.from_numpy(images.labels[places]).to(device), torch.tensor(targets, device=device)),
+        torch.from_numpy(images.images[indices]).to(device),
+        Goal(torch.from_numpy(images.labels[indices]).to(device), torch.tensor(targets, device=device)),
         torch.from_numpy(colours).to(device),
         f"locality {name_of(network)} {output.stem}",
     )

@@ -1,20 +1,13 @@
-"""Tables as CSV."""
+"""Gather the tables of all runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from onepix.store import replacing
-
-TEXT = ("dataset", "network", "attack", "layer", "source", "target")  # names, also those that look like numbers
+from onepix.files.tables import read_csv, write_csv
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table; names stay text, also those that look like numbers (the layers of an nn.Sequential do)."""
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
-
-
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table; empty cells are missing numbers."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+def run(tables: Sequence[Path], output: Path) -> None:
+    """Write one CSV table below the other."""
+    write_csv(pd.concat([read_csv(table) for table in tables], ignore_index=True), output)

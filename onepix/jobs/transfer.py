@@ -8,19 +8,21 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from onepix.config import Passes, Settings
-from onepix.engine import choose_micro_batch, claimed_device, keep_memory, logits
-from onepix.jobs import read_images, read_settings
-from onepix.jobs.tables import write_csv
-from onepix.locality import drawn_positions
-from onepix.models.weights import load_network_file
-from onepix.records import attacked_images, one_pixel_successes, read_records
-from onepix.store import checked_data
+from onepix.analysis.draws import drawn_positions
+from onepix.config.base import Settings
+from onepix.config.engine import Passes
+from onepix.engine.devices import choose_micro_batch, claimed_device, keep_memory
+from onepix.engine.evaluator import logits
+from onepix.files.manifests import checked_data
+from onepix.files.records import attacked_images, one_pixel_successes, read_records
+from onepix.files.tables import write_csv
+from onepix.jobs.inputs import read_images, read_settings
+from onepix.networks.weights import load_network_file
 
 Pictures = npt.NDArray[np.uint8]
 
 
-class Transfer(Settings):
+class TransferJob(Settings):
     """What the job needs to know."""
 
     target: str
@@ -34,7 +36,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], out
     Parameters
     ----------
     settings : str
-        `Transfer` as JSON.
+        `TransferJob` as JSON.
     dataset, network : Path
         Manifests.
     attack : sequence of Path
@@ -44,7 +46,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], out
         source, target, flips (the source's successful image is misclassified), moved (so is the same colour at another
         position of the image, drawn at random).
     """
-    job = read_settings(Transfer, settings)
+    job = read_settings(TransferJob, settings)
     keep_memory()
     device = claimed_device(job.engine.device)
     images = read_images(dataset)
@@ -61,8 +63,8 @@ def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], out
     parts = []
     for manifest in attack:
         successes = _successes(manifest)
-        places = images.places(successes["image_id"])
-        clean, labels = images.images[places], images.labels[places]
+        indices = images.indices(successes["image_id"])
+        clean, labels = images.images[indices], images.labels[indices]
         part = pd.DataFrame(
             {
                 "image_id": successes["image_id"],
@@ -84,5 +86,5 @@ def _moved(clean: Pictures, successes: pd.DataFrame, seed: int) -> Pictures:
     """Return the images with each success's colour at another position."""
     row, column = (successes[name].str[0].to_numpy(np.int64) for name in ("rows", "columns"))
     there = drawn_positions((clean.shape[1], clean.shape[2]), row, column, successes["image_id"], seed)
-    rows, columns = (pd.Series([[place] for place in axis], successes.index, dtype=object) for axis in there)
+    rows, columns = (pd.Series([[index] for index in axis], successes.index, dtype=object) for axis in there)
     return attacked_images(clean, successes.assign(rows=rows, columns=columns))

@@ -6,8 +6,8 @@ import pytest
 import xarray as xr
 from conftest import ONE_THREAD, Study, new_study
 
-from onepix.records import read_records
-from onepix.store import digest, read_manifest
+from onepix.files.manifests import digest, read_manifest
+from onepix.files.records import read_records
 
 ATTACKS = {
     "scan": {"method": "scan"},

@@ -14,21 +14,23 @@ from test_windows import computed
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-from onepix.attacks import attack_images
-from onepix.config import Engine, Recipe, Scan
-from onepix.engine import Evaluator, logit_margin
+from onepix.attacks.attack import attack_images
+from onepix.config.attacks import Scan
+from onepix.config.engine import Engine
+from onepix.config.networks import Recipe
+from onepix.engine.evaluator import Evaluator, logit_margin
 from onepix.errors import OnepixError
+from onepix.files.records import attacked_images
 from onepix.images import ImageSet
-from onepix.layers import EXTRA
-from onepix.models import FAMILIES, KINDS, build, family_of
-from onepix.models.classifier import Classifier
-from onepix.models.densenet import DenseLayer
-from onepix.models.wide_resnet import WideBlock
+from onepix.layers.propagation import propagation_maps
+from onepix.layers.receptive_field import ReceptiveField, receptive_fields
+from onepix.layers.watching import EXTRA
+from onepix.networks.build import FAMILIES, KINDS, build, family_of
+from onepix.networks.classifier import Classifier
+from onepix.networks.densenet import DenseLayer
+from onepix.networks.training import RECIPES, recipe_for, train
+from onepix.networks.wide_resnet import WideBlock
 from onepix.pixels import Perturbation
-from onepix.propagation import propagation_maps
-from onepix.receptive_field import ReceptiveField, receptive_fields
-from onepix.records import attacked_images
-from onepix.training import RECIPES, recipe_for, train
 
 SMALL = ["nin", "allconv", "vgg16", "wrn-10-1", "densenet-bc-10-4", "vit-lite-1-8"]
 
@@ -289,7 +291,7 @@ def test_networks_that_torchvision_does_not_have(architecture, channels, told):
 
 
 def test_torchvision_is_imported_only_where_it_is_needed():
-    program = "import sys, onepix.models as m; m.build('wrn-10-1'); print('torchvision' in sys.modules)"
+    program = "import sys, onepix.networks.build as m; m.build('wrn-10-1'); print('torchvision' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

@@ -8,15 +8,16 @@ from conftest import blank, rule
 from scipy import stats
 from scipy.optimize import differential_evolution as scipy_differential_evolution
 
-from onepix.attacks import attack_images
+from onepix.attacks.attack import attack_images
 from onepix.attacks.differential_evolution import Evolution, _distinct
-from onepix.config import DifferentialEvolution, Engine
-from onepix.engine import logits
+from onepix.config.attacks import DifferentialEvolution
+from onepix.config.engine import Engine
+from onepix.engine.evaluator import logits
 from onepix.errors import OnepixError
+from onepix.files.records import attacked_images, read_records, write_records
 from onepix.images import ImageSet
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.records import attacked_images, read_records, write_records
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
 
 SETTINGS = DifferentialEvolution(population=60, generations=25, seed=1)
 FLOAT32 = Engine(precision="float32", micro_batch=16)

@@ -13,17 +13,17 @@ import yaml
 from conftest import blank
 from typer.testing import CliRunner
 
-from onepix.check import Row, check
-from onepix.check_table import cells
 from onepix.cli import app
-from onepix.config import parse
-from onepix.datasets import load_bundled
+from onepix.config.study import parse
 from onepix.datasets.arrays import save_arrays
-from onepix.fetching import cached_path
-from onepix.jobs import fetch_network
-from onepix.models.weights import bundled, load_network_file
-from onepix.store import read_manifest
-from onepix.training import accuracy
+from onepix.datasets.bundled import load_bundled
+from onepix.files.fetching import cached_path
+from onepix.files.manifests import read_manifest
+from onepix.jobs import networks as fetch_network
+from onepix.networks.training import accuracy
+from onepix.networks.weights import bundled, load_network_file
+from onepix.study.check import Row, check
+from onepix.study.check_table import cells
 
 URL = "https://example.org/mine.th"
 
@@ -48,8 +48,8 @@ class InThisProcess:
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr("onepix.check.ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr("onepix.check.TRIED", 0.01)
+    monkeypatch.setattr("onepix.study.check.ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr("onepix.study.check.TRIED", 0.01)
     monkeypatch.setenv("ONEPIX_OFFLINE", "")  # set by a check; this takes it back
 
 
@@ -212,7 +212,7 @@ def test_a_dataset_that_was_fetched_already_is_used(tmp_path):
     pictures = load_bundled().select(range(20))
     save_arrays(pictures, tmp_path / "mine.npz")
     fetch = {"dataset": {**own, "class_names": None}}
-    from onepix.jobs import fetch_dataset
+    from onepix.jobs import datasets as fetch_dataset
 
     fetch_dataset.run(json.dumps(fetch), None, folder / "manifest.json")
     (tmp_path / "mine.npz").unlink()

@@ -11,8 +11,11 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepix.config import as_ranges, canonical, json_schema, load, natural, parse, parse_ids
+from onepix.config.reading import canonical
+from onepix.config.selection import as_ranges, parse_ids
+from onepix.config.study import json_schema, load, parse
 from onepix.errors import OnepixError
+from onepix.names import natural
 
 GOOD = {
     "datasets": {"sample": {"source": "bundled"}},

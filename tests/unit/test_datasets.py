@@ -26,9 +26,10 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 import onepix
-from onepix.config import ArraysDataset, BundledDataset, Cifar10Dataset
-from onepix.datasets import cifar10, load_bundled
+from onepix.config.datasets import ArraysDataset, BundledDataset, Cifar10Dataset
+from onepix.datasets import cifar10
 from onepix.datasets.arrays import load_arrays, save_arrays
+from onepix.datasets.bundled import load_bundled
 from onepix.datasets.cifar10 import CLASS_NAMES, decode, encode, fetch_cifar10, read_cifar10
 from onepix.datasets.sources import load_dataset
 from onepix.errors import OnepixError
@@ -684,7 +685,7 @@ def test_cifar10_needs_a_folder() -> None:
 
 
 def test_loading_the_bundled_images_imports_no_torch() -> None:
-    code = "import sys; from onepix.datasets import load_bundled; load_bundled(); print(*sys.modules)"
+    code = "import sys; from onepix.datasets.bundled import load_bundled; load_bundled(); print(*sys.modules)"
     result = run_python(code)
     assert result.returncode == 0, result.stderr
     assert {"torch", "torchvision", "PIL"}.isdisjoint(result.stdout.split())

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from onepix.claims import claim_table
-from onepix.config import Statistics
-from onepix.depth import aligned_maps, average_maps, comparison_table, layer_table, separation_table
+from onepix.analysis.claims import claim_table
+from onepix.analysis.depth import aligned_maps, average_maps, comparison_table, layer_table, separation_table
+from onepix.config.statistics import Statistics
 
 SETTINGS = Statistics(resamples=400)
 VARIABLES = ("clean_peak", "delta_peak", "clean_energy", "delta_energy", "reach", "reach_1pct", "distance", "spread")

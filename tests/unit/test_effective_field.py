@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onepix.effective_field import EffectiveField, effective_fields
 from onepix.errors import OnepixError
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.propagation import propagation_maps
-from onepix.receptive_field import receptive_fields
+from onepix.layers.effective_field import EffectiveField, effective_fields
+from onepix.layers.propagation import propagation_maps
+from onepix.layers.receptive_field import receptive_fields
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
 
 
 def classifier_of(*layers: nn.Module) -> Classifier:

@@ -4,20 +4,12 @@ import pytest
 import torch
 from conftest import blank, rule
 
-from onepix.config import Engine
-from onepix.engine import (
-    Evaluator,
-    candidate_logits,
-    choose_device,
-    choose_micro_batch,
-    choose_precision,
-    keep_memory,
-    logit_margin,
-    logits,
-)
+from onepix.config.engine import Engine
+from onepix.engine.devices import choose_device, choose_micro_batch, choose_precision, keep_memory
+from onepix.engine.evaluator import Evaluator, candidate_logits, logit_margin, logits
 from onepix.errors import OnepixError
-from onepix.models import build
-from onepix.models.classifier import Classifier
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
 from onepix.pixels import Perturbation
 
 

@@ -23,9 +23,9 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepix import fetching
 from onepix.errors import OnepixError
-from onepix.fetching import cache_folder, cached_path, fetch, is_offline, verify
+from onepix.files import fetching
+from onepix.files.fetching import cache_folder, cached_path, fetch, is_offline, verify
 
 ROOT = Path(__file__).parents[2]
 CONTENTS = np.random.default_rng(7).bytes(300_001)  # several reads of 65,536 bytes, the last one short
@@ -445,7 +445,7 @@ def test_a_kill_leaves_a_part_and_no_lock(site: Site, cache: Path) -> None:
         hanging.wait(60)
 
     site.script = [stall]
-    program = "import sys; from onepix.fetching import fetch; fetch(*sys.argv[1:])"
+    program = "import sys; from onepix.files.fetching import fetch; fetch(*sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", program, site.url, SHA256], cwd=ROOT, stderr=subprocess.PIPE)
     part = cached_path(site.url, SHA256).parent / ".weights.pth.part"
     while process.poll() is None and not (part.exists() and part.stat().st_size == 2 * fetching.CHUNK):

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from onepix import gpus
-from onepix.engine import choose_device, claimed_device
+from onepix.engine import gpus
+from onepix.engine.devices import choose_device, claimed_device
 from onepix.errors import OnepixError
 
 FIRST, SECOND, THIRD = "GPU-5d5ba0d6-d33d", "GPU-5d5bff00-0001", "GPU-91a2c4e6-7788"

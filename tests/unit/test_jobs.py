@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 
 from onepix.errors import OnepixError
+from onepix.files.manifests import checked_data, digest, write_manifest
+from onepix.files.records import SCHEMA, write_records
 from onepix.images import ImageSet
-from onepix.jobs import fetch_dataset, fetch_network, train, transfer
-from onepix.models.weights import load_network_file, read_metadata
-from onepix.records import SCHEMA, write_records
-from onepix.store import checked_data, digest, write_manifest
-from onepix.training import accuracy
+from onepix.jobs import datasets as fetch_dataset
+from onepix.jobs import networks as fetch_network
+from onepix.jobs import training as train
+from onepix.jobs import transfer
+from onepix.networks.training import accuracy
+from onepix.networks.weights import load_network_file, read_metadata
 
 RECIPE = {"epochs": 2, "batch_size": 16, "peak_learning_rate": 0.05}
 NETWORK = {"architecture": "resnet8", "weights": "train", "recipe": RECIPE, "seed": 3}

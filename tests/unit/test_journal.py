@@ -11,17 +11,19 @@ import pytest
 import torch
 from conftest import ROOT, blank, rule
 
-from onepix.attacks import attack_images
-from onepix.config import DifferentialEvolution, Engine, RandomSearch, Scan
-from onepix.datasets import load_bundled
-from onepix.engine import Evaluator
+from onepix.attacks.attack import attack_images
+from onepix.attacks.journal import Journal
+from onepix.config.attacks import DifferentialEvolution, RandomSearch, Scan
+from onepix.config.engine import Engine
+from onepix.datasets.bundled import load_bundled
+from onepix.engine.evaluator import Evaluator
+from onepix.files.atomic import remove_leftovers, replacing
 from onepix.images import ImageSet
 from onepix.jobs import attack as job_of_attack
-from onepix.jobs import fetch_dataset, fetch_network
-from onepix.journal import Journal
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.store import remove_leftovers, replacing
+from onepix.jobs import datasets as fetch_dataset
+from onepix.jobs import networks as fetch_network
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
 
 ENGINE = Engine(precision="float32", micro_batch=16)
 METHODS = {
@@ -83,7 +85,7 @@ def killed_after(monkeypatch, entries: int) -> None:
         count += 1
         return replacing(path)
 
-    monkeypatch.setattr("onepix.journal.replacing", writes)
+    monkeypatch.setattr("onepix.attacks.journal.replacing", writes)
 
 
 def nothing_is_evaluated(monkeypatch) -> None:
@@ -380,7 +382,7 @@ def test_only_folders_of_the_very_name_are_looked_at(tmp_path, name):
 def test_many_writers_of_one_name_at_once(tmp_path):
     """Each removes what it takes for dead, as often as it can: none loses its folder, and the last rename stands."""
     script = (
-        "import sys\nfrom pathlib import Path\nfrom onepix.store import replacing\n"
+        "import sys\nfrom pathlib import Path\nfrom onepix.files.manifests import replacing\n"
         "for turn in range(60):\n"
         "    with replacing(Path(sys.argv[1])) as temporary:\n"
         "        temporary.write_text(sys.argv[2] * 1000)\n"

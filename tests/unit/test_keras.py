@@ -15,17 +15,18 @@ import torch
 from conftest import PUBLISHED
 from torch import nn
 
-from onepix.datasets import load_bundled
+from onepix.analysis.maps import measures
+from onepix.datasets.bundled import load_bundled
 from onepix.datasets.cifar10 import read_cifar10
+from onepix.engine.windows import WindowedNetwork
 from onepix.errors import OnepixError
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.models.keras import is_hdf5, read_keras
-from onepix.models.keras_resnet import SamePadding
-from onepix.propagation import measures, propagation_maps
-from onepix.receptive_field import ReceptiveField, receptive_fields
-from onepix.training import accuracy
-from onepix.windows import WindowedNetwork
+from onepix.layers.propagation import propagation_maps
+from onepix.layers.receptive_field import ReceptiveField, receptive_fields
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
+from onepix.networks.keras import is_hdf5, read_keras
+from onepix.networks.keras_resnet import SamePadding
+from onepix.networks.training import accuracy
 
 Array = npt.NDArray[np.float64]
 Entry = dict[str, Any]

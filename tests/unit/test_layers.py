@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from onepix.layers import EXTRA, feature_maps, operator_of, watching
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.propagation import propagation_maps
-from onepix.receptive_field import receptive_fields
+from onepix.layers.propagation import propagation_maps
+from onepix.layers.receptive_field import receptive_fields
+from onepix.layers.watching import EXTRA, feature_maps, operator_of, watching
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
 
 
 def names_of(network, image, layers="auto"):

@@ -6,9 +6,9 @@ import torch
 from conftest import PixelRule
 
 import onepix
-from onepix.engine import choose_micro_batch
+from onepix.engine.devices import choose_micro_batch
 from onepix.errors import OnepixError
-from onepix.models import build
+from onepix.networks.build import build
 
 
 def bright(row, column):

@@ -13,22 +13,21 @@ from conftest import blank, rule
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepix.attacks.goal import Goal
-from onepix.config import Engine, Statistics
-from onepix.engine import Evaluator, logits
-from onepix.locality import (
+from onepix.analysis.draws import drawn_controls, drawn_positions, image_stream
+from onepix.analysis.locality import (
     distance_profile,
-    drawn_controls,
     drawn_flips,
-    drawn_positions,
     half_distance,
-    image_stream,
     neighbour_rates,
     random_position_rates,
 )
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.position_maps import position_maps
+from onepix.attacks.goal import Goal
+from onepix.attacks.position_maps import position_maps
+from onepix.config.engine import Engine
+from onepix.config.statistics import Statistics
+from onepix.engine.evaluator import Evaluator, logits
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
 
 FEW = Statistics(resamples=200)
 
@@ -36,7 +35,7 @@ FEW = Statistics(resamples=200)
 @pytest.mark.parametrize("round_size", [4096, 10])
 def test_the_positions_that_flip_are_those_of_the_rule(monkeypatch, round_size):
     """Class 1 where the summed red of row 2 is above 100: the whole row flips, by 155 each, and nothing else."""
-    monkeypatch.setattr("onepix.position_maps.ROUND_SIZE", round_size)
+    monkeypatch.setattr("onepix.attacks.position_maps.ROUND_SIZE", round_size)
     images = blank(2, 4, 6)
     maps = position_maps(
         Evaluator(rule(lambda x: x[:, 0, 2].sum(1) - 100.0), Engine(micro_batch=5), (4, 6, 3)),
@@ -342,7 +341,7 @@ def test_where_few_resamples_have_a_length_scale_there_is_no_interval():
 
 
 def test_spatial_analyses_do_not_load_torch():
-    code = "import sys; import onepix.locality, onepix.spatial; assert 'torch' not in sys.modules"
+    code = "import sys; import onepix.analysis.locality, onepix.analysis.spatial; assert 'torch' not in sys.modules"
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
 

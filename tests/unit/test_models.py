@@ -5,14 +5,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from onepix.datasets import load_bundled
+from onepix.datasets.bundled import load_bundled
 from onepix.datasets.cifar10 import read_cifar10
-from onepix.engine import logits
+from onepix.engine.evaluator import logits
 from onepix.errors import OnepixError
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.models.weights import bundled, load_network_file, read_metadata, save_classifier
-from onepix.training import accuracy
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
+from onepix.networks.training import accuracy
+from onepix.networks.weights import bundled, load_network_file, read_metadata, save_classifier
 
 SCALING = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 

@@ -19,7 +19,7 @@ import torchvision
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, VisionDataset
 
-from onepix.config import ArraysDataset, FolderDataset, Pictures, TorchvisionDataset
+from onepix.config.datasets import ArraysDataset, FolderDataset, Pictures, TorchvisionDataset
 from onepix.datasets import cifar10
 from onepix.datasets.arrays import load_arrays, save_arrays
 from onepix.datasets.cifar10 import CLASS_NAMES, read_cifar10

@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import blank, rule
 
-from onepix.attacks import attack_images, budget
-from onepix.config import DifferentialEvolution, RandomSearch, Scan, parse
-from onepix.estimates import (
+from onepix.attacks.attack import attack_images, budget
+from onepix.config.attacks import DifferentialEvolution, RandomSearch, Scan
+from onepix.config.study import parse
+from onepix.files.records import SCHEMA, write_records
+from onepix.study.estimates import (
     ATTACK,
     CONTROLS,
     FOLLOW,
@@ -27,9 +29,8 @@ from onepix.estimates import (
     passes_an_image,
     size_of,
 )
-from onepix.plan import Job, Workflow, changed_keys, in_short
-from onepix.plan_table import added, amount, cells, duration, notes, rule_rows, show, size, sums
-from onepix.records import SCHEMA, write_records
+from onepix.study.plan import Job, Workflow, changed_keys, in_short
+from onepix.study.plan_table import added, amount, cells, duration, notes, rule_rows, show, size, sums
 
 RUN = ("sample", "lenet", "de")
 CHUNKS = ("000000-000003", "000004-000007")
@@ -285,8 +286,8 @@ def test_short_jobs_serve_where_there_is_no_trial(in_a_folder):
 @pytest.fixture
 def tried_here(monkeypatch, in_a_folder):
     threads = torch.get_num_threads()
-    monkeypatch.setattr("onepix.estimates.in_new_process", lambda work, *arguments: work(*arguments))
-    monkeypatch.setattr("onepix.check.TRIED", 0.01)
+    monkeypatch.setattr("onepix.study.estimates.in_new_process", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr("onepix.study.check.TRIED", 0.01)
     monkeypatch.setenv("ONEPIX_OFFLINE", "")  # set by a trial; this takes it back
     monkeypatch.setenv("ONEPIX_CACHE", str(in_a_folder / "cache"))
     yield
@@ -331,7 +332,7 @@ def test_a_trial_that_fails_says_why():
 
 @pytest.mark.usefixtures("in_a_folder")
 def test_no_trial_of_what_would_not_run(monkeypatch):
-    monkeypatch.setattr("onepix.estimates.in_new_process", lambda *_: pytest.fail("a trial"))
+    monkeypatch.setattr("onepix.study.estimates.in_new_process", lambda *_: pytest.fail("a trial"))
     assert measure(study(), whole_workflow(), ("sample", "resnet20"), trial=True).unknown == ""
 
 

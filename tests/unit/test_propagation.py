@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from onepix.engine import logits
+from onepix.analysis.maps import measures
+from onepix.engine.evaluator import logits
 from onepix.errors import OnepixError
-from onepix.layers import operator_of
-from onepix.models import build
-from onepix.models.classifier import Classifier
+from onepix.layers.propagation import propagation_maps
+from onepix.layers.receptive_field import receptive_fields
+from onepix.layers.watching import operator_of
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
 from onepix.pixels import Perturbation
-from onepix.propagation import measures, propagation_maps
-from onepix.receptive_field import receptive_fields
 
 
 def classifier_of(*layers: nn.Module, channels: int = 1) -> Classifier:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from onepix.errors import OnepixError
-from onepix.models.lenet import LeNet
-from onepix.models.resnet import CifarResNet
-from onepix.receptive_field import ReceptiveField, receptive_fields
+from onepix.layers.receptive_field import ReceptiveField, receptive_fields
+from onepix.networks.lenet import LeNet
+from onepix.networks.resnet import CifarResNet
 
 ONE = ReceptiveField(size=(1, 1), jump=(1, 1), start=(0, 0))
 

@@ -8,16 +8,17 @@ from conftest import blank, rule
 from scipy import stats
 from torch import nn
 
-from onepix.attacks import attack_images
+from onepix.attacks.attack import attack_images
 from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
 from onepix.attacks.scan import as_dataset, colour_sets
-from onepix.config import DifferentialEvolution, Engine, RandomSearch, Scan
-from onepix.engine import logits
+from onepix.config.attacks import DifferentialEvolution, RandomSearch, Scan
+from onepix.config.engine import Engine
+from onepix.engine.evaluator import logits
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
-from onepix.models import build
-from onepix.models.classifier import Classifier
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
 
 EVERYTHING = Engine(precision="float32", fold=False, windows=False, bound=1e9)  # float32 for every candidate
 

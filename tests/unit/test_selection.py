@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onepix.config import Run, Selection, validated
+from onepix.config.reading import validated
+from onepix.config.selection import Selection
+from onepix.config.study import Run
+from onepix.datasets.selection import ids_in_file, listed_ids, select
 from onepix.errors import OnepixError
-from onepix.jobs import fetch_dataset
-from onepix.jobs import select as select_job
-from onepix.selection import ids_in_file, listed_ids, select
+from onepix.jobs import datasets as fetch_dataset
+from onepix.jobs import selection as select_job
 
 LABELS = np.array([0, 1, 1, 0, 2, 2, 1, 0, 2, 1])
 IDS = np.array([3, 5, 8, 10, 21, 22, 30, 31, 32, 40])

@@ -18,12 +18,12 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.colors import to_rgba
 from test_figures import drawn_texts, misfits
 
-from onepix.config import Statistics
+from onepix.analysis.sharing import expected_jaccard, jaccard, sharing_table
+from onepix.analysis.statistics import wilson
+from onepix.config.statistics import Statistics
 from onepix.errors import OnepixError
 from onepix.figures import style
 from onepix.figures.sharing import sharing
-from onepix.sharing import expected_jaccard, jaccard, sharing_table
-from onepix.statistics import wilson
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ["source", "target", "successes", "transfer", "transfer_low", "transfer_high", "moved", "moved_low"]

@@ -10,17 +10,18 @@ import torch
 from conftest import PUBLISHED, ROOT
 from safetensors.torch import save_file
 
-from onepix.config import NetworkSettings, validated
-from onepix.datasets import load_bundled
+from onepix.config.networks import NetworkSettings
+from onepix.config.reading import validated
+from onepix.datasets.bundled import load_bundled
 from onepix.datasets.cifar10 import read_cifar10
-from onepix.engine import logits
+from onepix.engine.evaluator import logits
 from onepix.errors import OfflineError, OnepixError
-from onepix.fetching import cached_path
-from onepix.models import build
-from onepix.models.classifier import Classifier
-from onepix.models.sources import find, load_classifier
-from onepix.models.weights import save_classifier
-from onepix.training import accuracy
+from onepix.files.fetching import cached_path
+from onepix.networks.build import build
+from onepix.networks.classifier import Classifier
+from onepix.networks.sources import find, load_classifier
+from onepix.networks.training import accuracy
+from onepix.networks.weights import save_classifier
 
 SCALING = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 URL = "https://example.org/networks/mine.th"
@@ -165,7 +166,7 @@ def test_a_bare_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch):
 def test_a_whole_pickled_network_is_refused(network, tmp_path):
     torch.save(network, tmp_path / "mine.th")
     told = refusal(weights=str(tmp_path / "mine.th"))
-    assert "refused: it is a pickle that calls onepix.models.resnet.CifarResNet" in told
+    assert "refused: it is a pickle that calls onepix.networks.resnet.CifarResNet" in told
     assert "expected tensors alone" in told
 
 
@@ -336,7 +337,7 @@ def entries():
         "attacks": {"a": {}},
         "runs": [{"dataset": "d", "networks": ["lenet-keras"], "attacks": ["a"], "images": 0}],
     }
-    from onepix.config import parse, yaml
+    from onepix.config.study import parse, yaml
 
     return parse({**yaml.safe_load((ROOT / "config/networks.yaml").read_text()), **study}, "networks.yaml").networks
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onepix import spatial
-from onepix.config import Statistics
-from onepix.spatial import morans_i, regions, spatial_table
-from onepix.statistics import q_values
+from onepix.analysis import spatial
+from onepix.analysis.spatial import morans_i, regions, spatial_table
+from onepix.analysis.statistics import q_values
+from onepix.config.statistics import Statistics
 
 FEW = Statistics(permutations=199)
 COLUMNS = ["image_id", "flips", "moran_flips", "moran_flips_p", "moran_flips_q"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from onepix.config import Statistics
-from onepix.statistics import bootstrap_mean, bootstrap_means, q_values, resampled, wilson
+from onepix.analysis.statistics import bootstrap_mean, bootstrap_means, q_values, resampled, wilson
+from onepix.config.statistics import Statistics
 
 
 def test_wilson_by_its_formula():

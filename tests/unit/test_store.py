@@ -14,7 +14,9 @@ import xarray as xr
 from conftest import ROOT
 
 from onepix.errors import OnepixError
-from onepix.store import checked_data, digest, read_manifest, read_tree, replacing, write_manifest, write_tree
+from onepix.files.atomic import replacing
+from onepix.files.manifests import checked_data, digest, read_manifest, write_manifest
+from onepix.files.trees import read_tree, write_tree
 
 
 def test_a_file_and_a_folder_are_replaced(tmp_path):
@@ -42,7 +44,7 @@ def test_a_kill_during_a_write_leaves_the_old_file(tmp_path):
     (tmp_path / "file").write_text("old")
     script = (
         "import sys, time, pathlib\n"
-        "from onepix.store import replacing\n"
+        "from onepix.files.manifests import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half')\n"
         "    print('writing', flush=True)\n"
@@ -174,7 +176,7 @@ def test_a_tree_survives_the_round_trip(tmp_path, images):
 def test_a_tree_is_chunked_along_its_images(tmp_path, monkeypatch):
     """Maps of 48 bytes and chunks of 100: two images a chunk; an image larger than a chunk has one of its own."""
     for size, chunk, files in ((1 << 22, 3, 1), (100, 2, 2), (10, 1, 3)):
-        monkeypatch.setattr("onepix.store.CHUNK", size)
+        monkeypatch.setattr("onepix.files.trees.CHUNK", size)
         path = tmp_path / f"{size}.zarr"
         write_tree(tree(3), path)
         layer = read_tree(path)["000_conv1"].to_dataset()

@@ -6,17 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
-from onepix.config import Statistics
-from onepix.records import SCHEMA, attacked_images, read_records, write_records
-from onepix.spatial import morans_i
-from onepix.statistics import wilson
-from onepix.summary import (
-    cluster_table,
-    locality_table,
-    neighbourhood_table,
-    profile_table,
-    success_table,
-)
+from onepix.analysis.locality_tables import cluster_table, locality_table, neighbourhood_table, profile_table
+from onepix.analysis.spatial import morans_i
+from onepix.analysis.statistics import wilson
+from onepix.analysis.success import success_table
+from onepix.config.statistics import Statistics
+from onepix.files.records import SCHEMA, attacked_images, read_records, write_records
 
 
 def made_up() -> pd.DataFrame:

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from onepix.config import Recipe
+from onepix.config.networks import Recipe
 from onepix.errors import OnepixError
 from onepix.images import ImageSet
-from onepix.jobs import train as job
-from onepix.models.classifier import Classifier
-from onepix.training import accuracy, augment, learning_rate, recipe_for, train
+from onepix.jobs import training as job
+from onepix.networks.classifier import Classifier
+from onepix.networks.training import accuracy, augment, learning_rate, recipe_for, train
 
 RECIPE = Recipe(epochs=4, batch_size=16, peak_learning_rate=0.05, crop_padding=1)
 
@@ -82,9 +82,9 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(tmp_path, monkeyp
     images = two_colours()
     undisturbed, disturbed, resumed = small(), small(), small()
     train(undisturbed, images, RECIPE, 7, tmp_path / "a", "cpu")
-    import onepix.training
+    import onepix.networks.training
 
-    epoch = onepix.training._train_epoch
+    epoch = onepix.networks.training._train_epoch
     calls = []
 
     def interrupted(*arguments):
@@ -93,7 +93,7 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(tmp_path, monkeyp
             raise KeyboardInterrupt
         return epoch(*arguments)
 
-    monkeypatch.setattr(onepix.training, "_train_epoch", interrupted)
+    monkeypatch.setattr(onepix.networks.training, "_train_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(disturbed, images, RECIPE, 7, tmp_path / "b", "cpu")
     train(resumed, images, RECIPE, 7, tmp_path / "b", "cpu")
@@ -126,19 +126,19 @@ def dropping_out() -> Classifier:
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_dropout_is_resumed_as_well(optimiser, tmp_path, monkeypatch):
     """What an epoch drops out depends on the seed and the epoch alone, not on what ran before."""
-    import onepix.training
+    import onepix.networks.training
 
     recipe = RECIPE.model_copy(update={"optimiser": optimiser})
     undisturbed, resumed = dropping_out(), dropping_out()
     train(undisturbed, two_colours(), recipe, 7, tmp_path / "a", "cpu")
-    save = onepix.training._save
+    save = onepix.networks.training._save
 
     def interrupted(state, *arguments):
         save(state, *arguments)
         if state.epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(onepix.training, "_save", interrupted)
+    monkeypatch.setattr(onepix.networks.training, "_save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(dropping_out(), two_colours(), recipe, 7, tmp_path / "b", "cpu")
     monkeypatch.undo()

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.overrides import TorchFunctionMode
 
-from onepix import windows
+from onepix.engine import windows
+from onepix.engine.windows import WindowedNetwork
 from onepix.errors import OnepixError
-from onepix.models import build
-from onepix.models.weights import bundled, load_network_file
-from onepix.windows import WindowedNetwork
+from onepix.networks.build import build
+from onepix.networks.weights import bundled, load_network_file
 
 Changes = tuple[Tensor, Tensor, Tensor, Tensor]
 

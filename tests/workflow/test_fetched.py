@@ -14,8 +14,8 @@ from conftest import ONE_THREAD
 from PIL import Image
 
 from onepix.datasets.arrays import load_arrays
-from onepix.models import build
-from onepix.store import checked_data, read_manifest
+from onepix.files.manifests import checked_data, read_manifest
+from onepix.networks.build import build
 
 TABLE = "results/pictures/far/de/tables/success.csv"
 

@@ -21,14 +21,15 @@ from conftest import ONE_THREAD, new_study
 from PIL import Image
 from torchvision.datasets.utils import extract_archive
 
-from onepix.config import FolderDataset, TorchvisionDataset, parse
+from onepix.config.datasets import FolderDataset, TorchvisionDataset
+from onepix.config.study import parse
 from onepix.datasets.arrays import load_arrays
 from onepix.datasets.folder import load_folder
 from onepix.datasets.from_torchvision import load_torchvision
 from onepix.errors import OnepixError
-from onepix.models import build
-from onepix.models.checkpoints import read_tensors
-from onepix.models.weights import load_network_file, read_metadata
+from onepix.networks.build import build
+from onepix.networks.checkpoints import read_tensors
+from onepix.networks.weights import load_network_file, read_metadata
 
 CONFIG = {
     "datasets": {

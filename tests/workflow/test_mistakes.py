@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from onepix.store import checked_data, digest
+from onepix.files.manifests import checked_data, digest
 
 
 def onepix(study, *arguments):

@@ -116,11 +116,11 @@ def test_an_output_is_gone(study_copy, tmp_path):
 
 def test_a_change_is_named_where_something_before_it_changed_too(study_copy, tmp_path):
     """Snakemake then says no more than that the attack follows from another job."""
-    with (study_copy.folder / "onepix/jobs/fetch_network.py").open("a") as file:
+    with (study_copy.folder / "onepix/jobs/networks.py").open("a") as file:
         file.write("# edited\n")
     config = study_copy.changed("attacks", "de", "seed", to=7)
     by_rule, *_ = told(planned(study_copy, tmp_path, config, "--no-trial"))
-    assert by_rule["fetch_network"] == (2, "onepix/jobs/fetch_network.py changed")
+    assert by_rule["fetch_network"] == (2, "onepix/jobs/networks.py changed")
     assert by_rule["attack"] == (3, "attacks.de.seed: 0 → 7; after fetch_network")
 
 

@@ -15,11 +15,13 @@ import yaml
 from conftest import ROOT
 from snakemake.common.configfile import load_configfile
 
-import onepix.jobs
-from onepix.config import canonical, load, parse
+import onepix.jobs.inputs
+from onepix.config.reading import canonical
+from onepix.config.study import load, parse
 from onepix.errors import OnepixError
-from onepix.jobs.trace import STAGES, run_gather, run_record
-from onepix.store import source_digest
+from onepix.files.manifests import source_digest
+from onepix.jobs.configuration import run_record
+from onepix.jobs.provenance import STAGES, run_gather
 
 TEXT = ("dataset", "network", "attack", "source_sha256", "cuda")
 
@@ -212,7 +214,7 @@ def test_the_digest_of_the_source_is_that_of_its_modules(tmp_path, monkeypatch):
 
 def test_neither_job_imports_torch(finished_study, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from onepix.jobs.trace import run_gather, run_record;"
+        "import sys; from pathlib import Path; from onepix.jobs.provenance import run_gather, run_record;"
         "run_gather([Path(path) for path in sys.argv[3:]], Path(sys.argv[1]));"
         "run_record(sys.argv[2], Path(sys.argv[1]).with_suffix('.yaml'));"
         "assert 'torch' not in sys.modules"
@@ -237,12 +239,12 @@ def test_of_a_gpu_the_manifest_states_driver_and_cudnn(said, driver, tmp_path, m
     """Where there is no GPU, torch is made to name one: this shows what is written, not that a GPU says so."""
     if said is not None:
         (tmp_path / "version").write_text(said)
-    monkeypatch.setattr(onepix.jobs, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(onepix.jobs.inputs, "DRIVER", tmp_path / "version")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
-    facts = onepix.jobs.provenance("cuda:1")
+    facts = onepix.jobs.inputs.provenance("cuda:1")
     assert facts["hardware"] == "GPU of cuda:1"
     assert facts["gpu"] == {"cudnn": str(torch.backends.cudnn.version()), "driver": driver}
-    assert "gpu" not in onepix.jobs.provenance("cpu")
+    assert "gpu" not in onepix.jobs.inputs.provenance("cpu")
 
 
 def test_results_link_to_files_that_are_there(finished_study):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from onepix.config import parse
+from onepix.config.study import parse
 
 TEXT = (ROOT / "README.md").read_text()
 

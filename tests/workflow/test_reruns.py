@@ -35,7 +35,7 @@ from snakemake.api import SnakemakeApi
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
 
 import onepix
-from onepix.config import canonical
+from onepix.config.reading import canonical
 
 
 @contextlib.contextmanager

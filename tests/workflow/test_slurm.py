@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import NETWORK_RULES, Study, new_study
 
-from onepix.store import digest
+from onepix.files.manifests import digest
 
 CHUNK = "results/sample/lenet/de/attack/000000-000003"
 

@@ -12,10 +12,10 @@ import pytest
 
 from onepix.datasets.arrays import load_arrays
 from onepix.errors import OnepixError
-from onepix.models.weights import load_network_file
-from onepix.records import read_records, write_records
-from onepix.store import digest
-from onepix.verify import STAGES, verify
+from onepix.files.manifests import digest
+from onepix.files.records import read_records, write_records
+from onepix.networks.weights import load_network_file
+from onepix.study.verify import STAGES, verify
 
 RUN = Path("results/sample/lenet/de")
 CHUNK = "000000-000003"
@@ -114,9 +114,9 @@ def test_everything_is_read_once(faults, monkeypatch):
 
         return counting
 
-    monkeypatch.setattr("onepix.store.digest", counted(digested, digest))
-    monkeypatch.setattr("onepix.verify.load_arrays", counted(loaded, load_arrays))
-    monkeypatch.setattr("onepix.verify.load_network_file", counted(loaded, load_network_file))
+    monkeypatch.setattr("onepix.files.manifests.digest", counted(digested, digest))
+    monkeypatch.setattr("onepix.study.verify.load_arrays", counted(loaded, load_arrays))
+    monkeypatch.setattr("onepix.study.verify.load_network_file", counted(loaded, load_network_file))
     assert faults() == {}
     data = [path for stage in STAGES for path in Path("results").glob(f"*/*/*/{stage}/*.*") if path.suffix != ".json"]
     assert {str(path) for path in data} <= digested.keys()

@@ -59,7 +59,7 @@ resource_scopes:
 def read_config():
     """Check the configuration; a mistake ends in a line or two, not in a traceback."""
     try:
-        return onepix.config.parse(config, " + ".join(map(str, workflow.configfiles)))
+        return onepix.config.study.parse(config, " + ".join(map(str, workflow.configfiles)))
     except OnepixError as error:
         sys.exit(f"onepix: {error}")
 

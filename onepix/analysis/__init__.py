@@ -1,0 +1,1 @@
+"""What attacks and maps tell: measures, statistics, tables and claims."""

@@ -1,0 +1,116 @@
+"""The claims of Vargas and Su (2019), each held against a number with its interval."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from onepix.analysis.locality import neighbour_rates, random_position_rates
+from onepix.analysis.maps import layers_of, measured, positions
+from onepix.analysis.statistics import bootstrap_mean, proportion
+from onepix.config.statistics import Statistics
+from onepix.files.trees import across
+
+Array = npt.NDArray[Any]
+SLIGHT = 0.01  # of a feature map's maximum: less does not count as having arrived
+MOST = 0.9  # of the attacks
+CLOSE = 0.8  # of a feature map's maximum: counts as close to it
+WIDE = 0.5  # of a layer's positions counts as global; of the position maps, as the rule
+
+
+def claim_table(
+    trees: Sequence[xr.DataTree], maps: Sequence[xr.DataTree], clusters: pd.DataFrame, settings: Statistics
+) -> pd.DataFrame:
+    """Hold each claim of the paper against one run.
+
+    Parameters
+    ----------
+    trees, maps : sequence of DataTree
+        Propagation maps of the attacks; position maps of the successes (none of changes of several pixels).
+    clusters : DataFrame
+        Of `onepix.analysis.locality_tables.cluster_table`.
+    settings : Statistics
+        Confidence and resamples of the bootstrap over images.
+
+    Returns
+    -------
+    DataFrame
+        One row a claim: claim; measure, what the estimate is; images; estimate with its interval (low, high); bound;
+        verdict: confirmed if the whole interval lies above the bound, refuted if all of it lies below, otherwise (and
+        without an interval) undecided.
+
+    Notes
+    -----
+    The paper gives no bounds. Here, a change arrives if it exceeds 1 % of the last layer's maximum, and is taken to
+    arrive if it does in nine of ten attacks; it is global beyond half of the positions, and close to the maximum from
+    80 % of it. Successes change the last layer by definition, so the first claim is judged by all attacks. The next two
+    are judged in the last layer with space: in the first one, a gaudy pixel is as large as anything by itself.
+    """
+    success = across(trees, "", "success").astype(bool)
+    values = measured(trees)
+    relative_peak = np.where(
+        np.isnan(values["share_of_peak"]) & (values["delta_peak"] == 0), 0, values["share_of_peak"]
+    )
+    layers = [attributes for _, attributes in layers_of(trees)]
+    spatial = [index for index, attributes in enumerate(layers) if attributes["spatial"]]
+    last_spatial = layers[spatial[-1]]["layer"] if spatial else "no layer"
+    tested = clusters.dropna(subset="moran_flips_q")["moran_flips_q"].to_numpy()
+    claims: list[tuple[str, str, Array, float]] = [
+        (
+            "the change reaches the last layer",
+            f"share of all attacks that change {layers[-1]['layer']} by more than {SLIGHT:.0%} of its maximum",
+            relative_peak[:, -1] > SLIGHT,
+            MOST,
+        ),
+        (
+            "it grows from local to global",
+            f"share of the positions of {last_spatial} changed by more than {SLIGHT:.0%} of its maximum, successes",
+            values["reach_1pct"][success, spatial[-1]] if spatial else np.zeros(0),
+            WIDE,
+        ),
+        (
+            "it comes close to the maximum of the layer's original feature map",
+            f"share of the maximum of {last_spatial} that the change reaches, successes",
+            relative_peak[success, spatial[-1]] if spatial else np.zeros(0),
+            CLOSE,
+        ),
+        (
+            "neighbours of a successful pixel share the vulnerability",
+            "share of neighbours minus share of all other positions at which the colour flips the class too",
+            _advantage_of_neighbours(maps),
+            0.0,
+        ),
+        (
+            "the vulnerability lies in regions, not in single pixels",
+            "share of position maps whose flips cluster (Moran's I, false discovery rate controlled)",
+            tested <= 1 - settings.confidence,
+            WIDE,
+        ),
+    ]
+    return pd.DataFrame([_judged(*claim, settings) for claim in claims])
+
+
+def _judged(claim: str, measure: str, values: Array, bound: float, settings: Statistics) -> dict[str, object]:
+    known = values if values.dtype == bool else values[~np.isnan(values)]
+    estimate, low, high = proportion(known, settings) if known.dtype == bool else bootstrap_mean(known, settings)
+    verdict = "confirmed" if low > bound else "refuted" if high < bound else "undecided"
+    return {
+        "claim": claim,
+        "measure": measure,
+        "images": len(known),
+        "estimate": estimate,
+        "low": low,
+        "high": high,
+        "bound": bound,
+        "verdict": verdict,
+    }
+
+
+def _advantage_of_neighbours(maps: Sequence[xr.DataTree]) -> Array:
+    if not maps:
+        return np.zeros(0)
+    flips, rows, columns = positions(maps)
+    return neighbour_rates(flips, rows, columns) - random_position_rates(flips, rows, columns)

@@ -1,0 +1,198 @@
+"""The stored propagation maps: what is measured on them, how they are written, and how they are read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from onepix.files.trees import across
+from onepix.layers.propagation import BY_IMAGE, LayerMaps
+from onepix.layers.receptive_field import ReceptiveField
+
+Floats = npt.NDArray[np.float64]
+
+
+COMPARED = ("share_of_peak", "reach", "reach_1pct", "distance", "spread", "energy")
+
+
+def layers_of(trees: Sequence[xr.DataTree]) -> list[tuple[str, dict[Any, Any]]]:
+    """Return group and attributes of each layer, in network order."""
+    return [(name, node.attrs) for name, node in trees[0].children.items() if "layer" in node.attrs]
+
+
+def measured(
+    trees: Sequence[xr.DataTree], chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64] | None = None
+) -> dict[str, Floats]:
+    """Return what was measured on images in each layer.
+
+    Parameters
+    ----------
+    trees : sequence of DataTree
+        Propagation maps, one tree a chunk.
+    chosen : ndarray, optional
+        bool or int, (images,): which images, as an index; default: all.
+
+    Returns
+    -------
+    dict of str to ndarray
+        float64, shape (images, layers) each, NaN where a measure is not defined: those of
+        `onepix.analysis.maps.measures`, and changed (whether the layer changes at all), share_of_peak (delta_peak /
+        clean_peak) and energy (decibels: delta_energy over clean_energy).
+    """
+    stored = ("clean_peak", "delta_peak", "clean_energy", "delta_energy", *COMPARED[1:-1], "outside_cone")
+    index = slice(None) if chosen is None else chosen
+    values = {key: across(trees, "measures", key).T[index].astype(np.float64) for key in stored}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share_of_peak = values["delta_peak"] / values["clean_peak"]
+        energy = 10 * np.log10(values["delta_energy"] / values["clean_energy"])
+    return values | {
+        "changed": values["delta_peak"] > 0,
+        "share_of_peak": np.where(values["clean_peak"] > 0, share_of_peak, np.nan),
+        "energy": np.where(np.isfinite(energy), energy, np.nan),
+    }
+
+
+def clean_peaks(tree: xr.DataTree, layer: str) -> Floats:
+    """Return the maximum of each image's original feature map in a layer."""
+    peaks: Floats = tree["measures"].to_dataset()["clean_peak"].sel(layer=layer).values.astype(np.float64)
+    return peaks
+
+
+SLIGHT = 0.01  # share of the clean peak above which a position counts for `reach_1pct`
+
+
+def measures(
+    maps: LayerMaps,
+    field: ReceptiveField | None,
+    image: tuple[int, int],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Measure by image how far pixel changes have come in one layer.
+
+    Parameters
+    ----------
+    maps : LayerMaps
+        Of N images.
+    field : ReceptiveField or None
+        The layer's theoretical receptive field; None where a position may see the whole image.
+    image : tuple of int
+        Height and width of the images.
+    rows, columns : ndarray
+        int64, shape (N, P): the changed pixels.
+
+    Returns
+    -------
+    dict of str to ndarray
+        float32, shape (N,) each. clean_peak, clean_energy, delta_energy as in `LayerMaps`; delta_peak,
+        max |FM(x) − FM(x')|; reach, the share of positions changed at all, and reach_1pct, by more than 1 % of the
+        clean peak; distance, in pixels of the image, of the change's centre of mass (weights: mean |change| over
+        channels) from the changed pixels' centre, and spread, the root-mean-square distance of the change from its
+        centre of mass (both NaN in layers without space, and without change); outside_cone, how many positions have
+        changed that the pixels' theoretical forward cone does not hold: 0, but for the rounding of algorithms that
+        transform tiles.
+    """
+    maximum, weights = maps.maximum.numpy(), maps.mean.numpy().astype(np.float64)
+    changed = maximum > 0
+    peak = maps.clean_peak.numpy()
+    weights = weights if maps.spatial else np.zeros_like(weights)
+    distance, spread = _centre_and_spread(weights, *_grid_centres(weights.shape[1:], field, image), rows, columns)
+    found = {
+        **{name: getattr(maps, name).numpy() for name in BY_IMAGE[2:]},
+        "delta_peak": maximum.max((1, 2)),
+        "reach": changed.mean((1, 2)),
+        "reach_1pct": (maximum > SLIGHT * peak[:, None, None]).mean((1, 2)),
+        "distance": distance,
+        "spread": spread,
+        "outside_cone": (changed & ~_cones(field, changed.shape[1:], rows, columns)).sum((1, 2)),
+    }
+    return {name: values.astype(np.float32) for name, values in found.items()}
+
+
+def _grid_centres(
+    shape: tuple[int, ...], field: ReceptiveField | None, image: tuple[int, int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return where in the image a layer's rows and columns lie: the centres of their fields, or evenly spaced."""
+    if field is None:
+        first = [extent / n / 2 - 0.5 for n, extent in zip(shape, image, strict=True)]
+        jump = [extent / n for n, extent in zip(shape, image, strict=True)]
+    else:
+        first = [start + (size - 1) / 2 for size, start in zip(field.size, field.start, strict=True)]
+        jump = [float(step) for step in field.jump]
+    y, x = (first[axis] + jump[axis] * np.arange(shape[axis], dtype=np.float64) for axis in (0, 1))
+    return y, x
+
+
+def _centre_and_spread(
+    weights: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    x: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    total = weights.sum((1, 2))
+    total = np.where(total > 0, total, np.nan)
+    by_row, by_column = weights.sum(2) / total[:, None], weights.sum(1) / total[:, None]
+    centre_y, centre_x = by_row @ y, by_column @ x
+    variance = (by_row * (y - centre_y[:, None]) ** 2).sum(1) + (by_column * (x - centre_x[:, None]) ** 2).sum(1)
+    return np.hypot(centre_y - rows.mean(1), centre_x - columns.mean(1)), np.sqrt(variance)
+
+
+def _cones(
+    field: ReceptiveField | None,
+    shape: tuple[int, ...],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+) -> npt.NDArray[np.bool_]:
+    """Return which of a layer's positions see one of the pixels, (N, y, x); all where fields are not known."""
+    if field is None:
+        return np.ones((len(rows), *shape), dtype=bool)
+    seen: list[npt.NDArray[np.bool_]] = []
+    for n, size, jump, start, pixels in zip(shape, field.size, field.jump, field.start, (rows, columns), strict=True):
+        first = start + jump * np.arange(n)
+        seen.append((first <= pixels[..., None]) & (pixels[..., None] < first + size))
+    cones: npt.NDArray[np.bool_] = np.any(seen[0][..., :, None] & seen[1][..., None, :], axis=1)
+    return cones
+
+
+def maps_tree(layers: list[LayerMaps], fields: Mapping[str, ReceptiveField | None], root: xr.Dataset) -> xr.DataTree:
+    """Put propagation maps together, with what is measured on them; `root` is as of `follow`, with `image_shape`."""
+    groups = {
+        f"/{depth:03d}_{layer.name}": _group(depth, layer, fields.get(layer.name)) for depth, layer in enumerate(layers)
+    }
+    height, width = root.attrs["image_shape"]
+    pixels = root["row"].values, root["column"].values
+    measured = [measures(layer, fields.get(layer.name), (height, width), *pixels) for layer in layers]
+    by_layer = xr.Dataset(
+        {name: (("layer", "image"), np.stack([values[name] for values in measured])) for name in measured[0]},
+        coords={"layer": np.array([layer.name for layer in layers], dtype=object)},
+    )
+    return xr.DataTree.from_dict({"/": root, "/measures": by_layer, **groups})
+
+
+def _group(depth: int, layer: LayerMaps, field: ReceptiveField | None) -> xr.Dataset:
+    attributes = {
+        "layer": layer.name,
+        "operator": layer.operator,
+        "depth": depth,
+        "output_shape": list(layer.shape),
+        "spatial": layer.spatial,
+        "receptive_field": list(field.size) if field else "whole image",
+        "stride": list(field.jump) if field else "whole image",
+        "receptive_field_start": list(field.start) if field else "whole image",
+    }
+    maps = {"max": layer.maximum, "mean": layer.mean}
+    return xr.Dataset({name: (("image", "y", "x"), values.numpy()) for name, values in maps.items()}, attrs=attributes)
+
+
+Array = npt.NDArray[Any]
+
+
+def positions(trees: Sequence[xr.DataTree]) -> tuple[Array, Array, Array]:
+    """Return flips, rows and columns of all position maps; empty without trees."""
+    if not trees:
+        return np.zeros((0, 1, 1), bool), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    flips, rows, columns = (across(trees, "", name) for name in ("flips", "row", "column"))
+    return flips, rows, columns

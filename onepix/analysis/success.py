@@ -1,0 +1,50 @@
+"""How often attacks succeed."""
+
+import numpy as np
+import pandas as pd
+
+from onepix.analysis.statistics import named, proportion
+from onepix.config.statistics import Statistics
+
+
+def success_table(records: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
+    """Summarise the attacks of one run.
+
+    Parameters
+    ----------
+    records : DataFrame
+        Attack records.
+    settings : Statistics
+        Confidence of the intervals.
+
+    Returns
+    -------
+    DataFrame
+        One row: images, correct (classified correctly), accuracy, attacks (an image and target each; untargeted, one a
+        correct image), successes and success_rate of the attacks; the two readings of "untargeted", by image:
+        class_flip_rate, the share of attacked images whose class changed in any attack, and any_target_rate, the share
+        of which any targeted attack succeeded (missing where none was made); each with Wilson's interval (_low, _high).
+        queries_total, queries_median over all attacks, queries_to_success_median over the successes.
+    """
+    attacked = records[records["eligible"]]
+    by_image = attacked.assign(flipped=attacked["adversarial_class"] != attacked["label"]).groupby("image_id")
+    targeted = by_image["target"].count().sum() > 0
+    correct = records[records["clean_class"] == records["label"]]["image_id"].nunique()
+    row = {
+        "images": records["image_id"].nunique(),
+        "correct": correct,
+        "accuracy": correct / records["image_id"].nunique(),
+        "attacks": len(attacked),
+        "successes": int(attacked["success"].sum()),
+        **named("success_rate", proportion(attacked["success"], settings)),
+        **named("class_flip_rate", proportion(by_image["flipped"].any(), settings)),
+        **named("any_target_rate", proportion(by_image["success"].any() if targeted else np.zeros(0, bool), settings)),
+        "queries_total": int(attacked["queries"].sum()),
+        "queries_median": _median(attacked["queries"]),
+        "queries_to_success_median": _median(attacked.loc[attacked["success"].astype(bool), "queries_to_success"]),
+    }
+    return pd.DataFrame([row])
+
+
+def _median(values: pd.Series) -> float:
+    return float(values.median()) if len(values) else np.nan

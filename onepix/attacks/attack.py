@@ -1,0 +1,278 @@
+"""Attacks: checking, eligibility, targets and records here, one search a file beside."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from onepix.attacks.differential_evolution import Evolution
+from onepix.attacks.goal import Goal
+from onepix.attacks.journal import Journal, Key
+from onepix.attacks.random_search import RandomDraws
+from onepix.attacks.scan import ScanMaps, Scanning, most_candidates
+from onepix.attacks.search import Method, Outcome, Task, begin, run_search
+from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomSearch
+from onepix.config.base import UNTARGETED
+from onepix.config.engine import Engine
+from onepix.engine.evaluator import Evaluator
+from onepix.errors import OnepixError
+from onepix.images import ImageSet
+from onepix.networks.classifier import Classifier
+from onepix.progress import progress_bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacked:
+    """What an attack on a set of images gives.
+
+    Attributes
+    ----------
+    records : DataFrame
+        One row an image and target; columns as in `onepix.files.records.SCHEMA`.
+    maps : ScanMaps or None
+        Of a scan: one entry an eligible record, in their order.
+    evaluation : dict
+        How candidates were evaluated: precision, micro-batch and the like.
+    """
+
+    records: pd.DataFrame
+    maps: ScanMaps | None
+    evaluation: dict[str, Any]
+
+
+@torch.inference_mode()
+def attack_images(
+    classifier: Classifier,
+    images: ImageSet,
+    settings: AttackSettings,
+    engine: Engine | None = None,
+    description: str = "attack",
+    keep_maps: bool = False,
+    journal: Journal | None = None,
+) -> Attacked:
+    """Attack the correctly classified images of a set.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode; its device is used.
+    images : ImageSet
+        Images and true classes. Those classified wrongly before any change are recorded as not eligible.
+    settings : AttackSettings
+        Method, goal and budget.
+    engine : Engine, optional
+        How candidates are evaluated.
+    description : str
+        Names the progress bar.
+    keep_maps : bool
+        Return a scan's position maps.
+    journal : Journal, optional
+        Attacks found in it are taken from there, and those that get done are written into it. Its origin must say all
+        that defines a result, but for image, target and `Attacked.evaluation`.
+
+    Returns
+    -------
+    Attacked
+        The records stand in the order of the images. The seed, an image's id and the target alone set a record's
+        random stream: a row does not depend on the other rows.
+
+    Raises
+    ------
+    OnepixError
+        If the classifier cannot take images of this shape, does not give one logit for each class of the set, or
+        gives one that is not finite; if the target is no class.
+    """
+    engine = engine or Engine()
+    pictures = torch.from_numpy(images.images).to(classifier.mean.device)
+    height, width, channels = images.images.shape[1:]
+    evaluator = Evaluator(classifier, engine, (height, width, channels))
+    clean = clean_logits(classifier, pictures, evaluator.classify)
+    images = images.with_classes(clean.shape[1])
+    _check(clean, images, settings)
+    rows = _rows(images, clean, settings.target)
+    task = _task(evaluator, images, clean, rows, settings)
+    ids = images.ids[rows.image[rows.eligible]].tolist()
+    method, most = _method(task, ids, keep_maps)
+    maps = method.maps if isinstance(method, Scanning) and keep_maps else None
+    outcome = begin(task)
+    fields = outcome.fields() | (maps.fields() if maps else {})
+    todo, finish = _resumed(journal, evaluator, list(zip(ids, task.goal.targets.tolist(), strict=True)), fields)
+    with _progress(outcome, len(todo), most, description) as report:
+        run_search(task, method, most, report, (outcome, todo), finish)
+    after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
+    return Attacked(_records(images, rows, clean, task, outcome, after), maps, evaluator.facts)
+
+
+def clean_logits(classifier: Classifier, pictures: Tensor, classify: Callable[[Tensor], Tensor]) -> Tensor:
+    """Classify unchanged images by `classify`; one line if the network cannot take them."""
+    if classifier.network.training:
+        raise OnepixError("the network is in training mode, where results are random; call its eval() first")
+    try:
+        outputs = classify(pictures)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        shape = "×".join(map(str, pictures.shape[1:]))
+        raise OnepixError(f"the network cannot take images of {shape} (height, width, channels): {reason}") from error
+    if outputs.ndim != 2:
+        raise OnepixError(f"the network gives outputs of shape {tuple(outputs.shape)}, expected (images, classes)")
+    return outputs
+
+
+def _check(clean: Tensor, images: ImageSet, settings: AttackSettings) -> None:
+    classes = len(images.class_names)
+    if not clean.isfinite().all():
+        raise OnepixError("the network gives logits that are not finite on unchanged images")
+    if isinstance(settings.target, int) and settings.target >= classes:
+        raise OnepixError(f"target: {settings.target} is no class; the images have classes 0–{classes - 1}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """What becomes a record each: images and targets, R of them."""
+
+    image: npt.NDArray[np.int64]  # index in the set
+    target: npt.NDArray[np.int64]  # UNTARGETED or a class
+    eligible: npt.NDArray[np.bool_]
+
+
+def _rows(images: ImageSet, clean: Tensor, target: int | str | None) -> _Rows:
+    """Pair images with targets; an image that belongs to the target already cannot be attacked towards it."""
+    count, classes = len(images.labels), len(images.class_names)
+    wanted = [UNTARGETED] if target is None else list(range(classes)) if target == "all" else [int(target)]
+    image, targets = np.repeat(np.arange(count), len(wanted)), np.tile(np.array(wanted), count)
+    if target == "all":
+        other = targets != images.labels[image]
+        image, targets = image[other], targets[other]
+    correct = clean.argmax(1).cpu().numpy() == images.labels
+    return _Rows(image, targets, correct[image] & (targets != images.labels[image]))
+
+
+def _task(evaluator: Evaluator, images: ImageSet, clean: Tensor, rows: _Rows, settings: AttackSettings) -> Task:
+    """Return what the search is about: the eligible rows."""
+    image = rows.image[rows.eligible]
+    pictures, labels, targets, index = (
+        torch.tensor(array, device=clean.device)
+        for array in (images.images[image], images.labels[image], rows.target[rows.eligible], image)
+    )
+    return Task(evaluator, pictures, Goal(labels, targets), clean[index], settings)
+
+
+def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
+    """Return the search for the settings, and its budget in candidates an attack."""
+    settings = task.settings
+    height, width, channels = task.pictures.shape[1:]
+    shape, device = (height, width, channels), task.pictures.device
+    streams = [_stream(settings.seed, *key) for key in zip(ids, task.goal.targets.tolist(), strict=True)]
+    most = budget(settings, shape)
+    if isinstance(settings, DifferentialEvolution):
+        return Evolution(settings, streams, shape, device), most
+    if isinstance(settings, RandomSearch):
+        return RandomDraws(settings, streams, shape, device), most
+    return Scanning(settings, task.pictures, keep_maps), most
+
+
+def budget(settings: AttackSettings, shape: tuple[int, int, int]) -> int:
+    """Return how many candidates an attack on an image of this height, width and channels evaluates at most."""
+    if isinstance(settings, DifferentialEvolution):
+        most = settings.population * (settings.generations + 1)
+    elif isinstance(settings, RandomSearch):
+        most = settings.budget
+    else:
+        most = most_candidates(settings, shape)
+    return min(most, settings.budget or most)
+
+
+def _stream(seed: int, image_id: int, target: int) -> np.random.Generator:
+    key = (image_id,) if target == UNTARGETED else (image_id, target)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _resumed(
+    journal: Journal | None, evaluator: Evaluator, attacks: Sequence[Key], fields: dict[str, Tensor]
+) -> tuple[Sequence[int], Callable[[list[int]], None] | None]:
+    """Restore what a journal holds; return which attacks are to be done, and what writes down those that get done."""
+    if journal is None:
+        return range(len(attacks)), None
+    evaluation = evaluator.facts
+    entries = journal.with_facts(evaluation=evaluation)
+
+    def finish(done: list[int]) -> None:
+        if evaluator.facts == evaluation:  # else the micro-batch was halved, and the origin is another
+            entries.write(attacks, fields, done)
+
+    return entries.restore(attacks, fields), finish
+
+
+@contextmanager
+def _progress(outcome: Outcome, todo: int, budget: int, description: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Show candidates evaluated of those still possible; attacks that end early take theirs out of the total."""
+    restored, attacks = int(outcome.queries.sum()), len(outcome.queries)
+    total = restored + todo * budget
+    if todo < attacks:
+        sys.stderr.write(f"{description}: {attacks - todo} of {attacks} attacks are in the journal\n")
+    with progress_bar(total, description, "pass", unit_scale=True, initial=restored) as bar:
+
+        def report(evaluated: int, left: int, reached: int) -> None:
+            bar.update(evaluated)
+            bar.total = min(total, bar.n + left * budget)
+            bar.set_postfix(left=left, successes=reached, refresh=False)
+
+        yield report
+
+
+def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: Outcome, after: Tensor) -> pd.DataFrame:
+    """Put together the records: what was seen before the attack, joined by what the attack found."""
+    image, mask, settings = rows.image, rows.eligible, task.settings
+    before = clean.softmax(1).cpu().numpy()
+    records = pd.DataFrame(
+        {
+            "image_id": images.ids[image],
+            "label": images.labels[image],
+            "clean_class": clean.argmax(1).cpu().numpy()[image],
+            "clean_confidence": before.max(1)[image],
+            "eligible": mask,
+            "method": settings.method,
+            "target": pd.array([None if t == UNTARGETED else t for t in rows.target.tolist()], dtype="Int64"),
+            "true_probability_before": before[image, images.labels[image]],
+            "queries": 0,
+            "rechecked": 0,
+            "generations": pd.array([None] * len(image), dtype="Int64"),
+            "seed": settings.seed,
+        }
+    )
+    records.loc[mask, "queries"] = outcome.queries.cpu().numpy()
+    records.loc[mask, "rechecked"] = outcome.rechecked.cpu().numpy()
+    if isinstance(settings, DifferentialEvolution):
+        records["generations"] = 0
+        records.loc[mask, "generations"] = outcome.rounds.cpu().numpy() - 1
+    found = _findings(task.goal, outcome, after)
+    return records.join(found.set_index(records.index[mask]))
+
+
+def _findings(goal: Goal, outcome: Outcome, attacked: Tensor) -> pd.DataFrame:
+    """Return the columns that only attacked images have; success is judged on the rebuilt 8-bit images."""
+    after = attacked.softmax(1).cpu().numpy()
+    index, labels, targets = np.arange(len(after)), goal.labels.cpu().numpy(), goal.targets.cpu().numpy()
+    success = goal.reached(attacked).cpu().numpy()
+    target_probability = np.where(targets == UNTARGETED, np.nan, after[index, np.maximum(targets, 0)])
+    first = [q if s else None for q, s in zip(outcome.queries_to_success.tolist(), success, strict=True)]
+    return pd.DataFrame(
+        {
+            "success": success,
+            "rows": outcome.best.rows.tolist(),
+            "columns": outcome.best.columns.tolist(),
+            "values": outcome.best.values.tolist(),
+            "adversarial_class": attacked.argmax(1).cpu().numpy(),
+            "adversarial_confidence": after.max(1),
+            "true_probability_after": after[index, labels],
+            "target_probability_after": pd.array(target_probability, dtype="Float32"),
+            "queries_to_success": pd.array(first, dtype="Int64"),
+        }
+    )

@@ -1,0 +1,101 @@
+"""What all sections of the configuration share: checked texts, names, numbers and lists."""
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from onepix.files.located import PACKAGE
+from onepix.names import natural, nearest
+
+
+def _printable(text: str) -> str:
+    """Refuse what would break a line, steer a terminal or end a path early."""
+    if not text:
+        raise ValueError("is empty")
+    if any(unicodedata.category(letter) in UNPRINTABLE for letter in text):
+        raise ValueError(f"expected text without line breaks and control characters, got {text!r}")
+    return text
+
+
+def _usable_path(name: str) -> str:
+    """Refuse what no path can be made of, and paths in a package that would lead out of it."""
+    if name.startswith(PACKAGE):
+        package, _, inside = name.removeprefix(PACKAGE).partition("/")
+        if not package.isidentifier() or inside.startswith("/") or ".." in inside.split("/"):
+            raise ValueError(f"expected package:NAME/PATH, a path inside an installed package, got {name!r}")
+    if "{" in name or "}" in name:
+        raise ValueError(f"expected no braces, which Snakemake takes for wildcards, got {name!r}")
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no such user's home folder, got {name!r}") from None
+    return name
+
+
+def _usable_folder(name: str) -> str:
+    """Refuse what Snakemake takes for a wildcard, its report for HTML, a command for an option."""
+    if name.startswith(("-", "~")) or any(letter in name for letter in "{}<"):
+        raise ValueError(
+            f"expected a folder whose name holds none of {{ }} < and begins with neither - nor ~, got {name!r}"
+        )
+    return Path(name).as_posix()  # out/ and ./out are one folder, and Snakemake compares text
+
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, halves of characters, ends of lines
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+
+
+PathText = Annotated[Text, AfterValidator(_usable_path)]
+
+
+Folder = Annotated[Text, AfterValidator(_usable_folder)]
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+Proportion = Annotated[float, Field(gt=0, lt=1)]
+
+
+T = TypeVar("T")
+
+
+UNTARGETED = -1  # in place of a target, where numbers cannot be missing
+
+
+def in_order(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Put the values of a list whose order means nothing into one order, each once."""
+    return tuple(sorted(set(values), key=lambda value: natural(str(value))))
+
+
+# A list whose order means nothing: it is kept in one order and each value once, so that no other order is a change.
+Unordered = Annotated[tuple[T, ...], AfterValidator(in_order)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key '{key}'; {nearest(str(key), cls.model_fields)}")
+        return values

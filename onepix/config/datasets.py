@@ -1,0 +1,96 @@
+"""The section `datasets`: where images come from."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+)
+
+from onepix.config.base import Name, PathText, Settings, Text
+
+
+class BundledDataset(Settings):
+    """The first 100 CIFAR-10 test images, which come with onepix."""
+
+    source: Literal["bundled"] = "bundled"
+
+
+class Cifar10Dataset(Settings):
+    """CIFAR-10, fetched once and checked against the published MD5s."""
+
+    source: Literal["cifar10"]
+    split: Literal["train", "test"] = "test"
+
+
+ClassNames = tuple[Text, ...] | Literal["imagenet"]
+
+
+class ArraysDataset(Settings):
+    """Your own images: an .npz file with `images` (uint8; image, y, x, channel) and `labels`."""
+
+    source: Literal["arrays"]
+    path: PathText
+    class_names: ClassNames | None = Field(None, description="Default: the labels as numbers.")
+
+
+Side = Annotated[int, Field(ge=1)]
+
+
+class Pictures(Settings):
+    """How pictures of any size become 8-bit images of one size: what the attack changes and the network sees."""
+
+    resize: Side | tuple[Side, Side] | None = Field(
+        None, description="The shorter side in pixels, proportions kept; or height and width. Default: as they are."
+    )
+    crop: Side | tuple[Side, Side] | None = Field(
+        None, description="From the middle, after resizing: a square's side, or height and width. Default: none."
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="For resize, with antialiasing."
+    )
+    channels: Literal[1, 3] | None = Field(
+        None, description="Default: 1 where all pictures are grey; else 3, and grey ones are repeated."
+    )
+
+
+class FolderDataset(Pictures):
+    """A folder of pictures, with classes by subfolder or by a CSV file."""
+
+    source: Literal["folder"]
+    path: PathText = Field(description="The folder; package:NAME/FOLDER lies in an installed Python package.")
+    labels: PathText | None = Field(
+        None, description="A CSV file with the columns file and label; default: a class is a subfolder."
+    )
+    class_names: ClassNames | None = Field(
+        None, description="In the order of the network's outputs; default: the subfolders, or the labels, sorted."
+    )
+
+
+class TorchvisionDataset(Pictures):
+    """A classification dataset of torchvision, which downloads and checks it."""
+
+    source: str = Field(
+        pattern=r"^torchvision:[A-Za-z0-9_]{1,100}$", description="torchvision:CIFAR100, or another of its datasets."
+    )
+    split: Name = Field("test", description="As torchvision names it: train, test, val, …")
+    root: PathText | None = Field(None, description="A folder with a copy in torchvision's layout; default: download.")
+    class_names: ClassNames | None = Field(None, description="Default: torchvision's, or the labels as numbers.")
+
+
+def _source(value: Any) -> str | None:
+    """Return the kind of source that a dataset's entry names."""
+    named = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
+    return "torchvision:NAME" if str(named).startswith("torchvision:") else named
+
+
+DatasetSettings = Annotated[
+    Annotated[BundledDataset, Tag("bundled")]
+    | Annotated[Cifar10Dataset, Tag("cifar10")]
+    | Annotated[ArraysDataset, Tag("arrays")]
+    | Annotated[FolderDataset, Tag("folder")]
+    | Annotated[TorchvisionDataset, Tag("torchvision:NAME")],
+    Discriminator(_source),
+]

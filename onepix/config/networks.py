@@ -1,0 +1,88 @@
+"""The section `networks`: architectures, weights, input scaling and training."""
+
+import re
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from onepix.config.base import PathText, Seed, Settings, Text
+
+HASH = re.compile(r"[0-9a-f]{8,64}")
+
+
+class Recipe(Settings):
+    """How a network is trained on CIFAR-10."""
+
+    epochs: int = Field(ge=1)
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="sgd: with Nesterov momentum.")
+    initialisation: Literal["he", "own"] = Field(
+        "he", description="he: He et al. (2015) for convolutions and linear layers; own: as the architecture is built."
+    )
+    batch_size: int = Field(128, ge=1)
+    peak_learning_rate: float = Field(gt=0)
+    momentum: float = Field(0.9, gt=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    crop_padding: int = Field(4, ge=0)
+    mirror: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Network(Settings):
+    """An architecture, its weights and its input scaling: the network sees (image / 255 − mean) / std."""
+
+    architecture: Text = Field(
+        description="One of onepix, such as lenet or resnet20; torchvision:NAME; or package.module:factory."
+    )
+    weights: PathText = Field(
+        "bundled",
+        description="bundled, train, factory (the factory loads its own), torchvision or torchvision:ENTRY, a URL, "
+        "a path, or package:NAME/PATH in an installed Python package. Files are safetensors, torch checkpoints or "
+        "Keras 2 HDF5.",
+    )
+    sha256: str | None = Field(
+        None,
+        description="Of the weights file; a prefix of 8 digits or more will do. A URL needs it.",
+    )
+    mean: tuple[float, ...] | None = Field(None, description="A number a channel; default: what the weights file says.")
+    std: tuple[float, ...] | None = None
+    classes: int | None = Field(None, ge=2, description="Default: 1000 of torchvision's, 10 of onepix's architectures.")
+    channels: int = Field(3, ge=1)
+
+    @field_validator("sha256", mode="before")
+    @classmethod
+    def _digits_are_text(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, str) and HASH.fullmatch(value.lower())):
+            raise ValueError(f"expected 64 hexadecimal digits, or at least the first 8, in quotes, got {value!r}")
+        return value and value.lower()
+
+    @model_validator(mode="after")
+    def _a_url_is_verified(self) -> "Network":
+        if self.weights.startswith(("http://", "https://")) and self.sha256 is None:
+            raise ValueError("sha256 is missing; weights from a URL are only taken if their SHA-256 is known")
+        if re.match(r"https?://[^/?#]*@", self.weights):
+            raise ValueError("weights: expected an address without a password: it would stand in every manifest")
+        if self.weights.partition(":")[0] == "torchvision" and not self.architecture.startswith("torchvision:"):
+            raise ValueError(f"weights {self.weights} go with torchvision:NAME, not with {self.architecture}")
+        return self
+
+    @model_validator(mode="after")
+    def _scaling_is_whole(self) -> "Network":
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together: give both or neither")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} numbers, expected {self.channels}, one a channel")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {list(self.std)}")
+        return self
+
+
+class NetworkSettings(Network):
+    """A network, and how it is trained if it is to be."""
+
+    recipe: Recipe | None = Field(None, description="For weights: train. Default: the architecture's own recipe.")
+    seed: Seed = Field(0, description="For weights: train.")

@@ -1,0 +1,25 @@
+"""The section `propagation`: which layers are followed."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+)
+
+from onepix.config.base import Settings, Text, in_order
+
+Layers = Literal["auto"] | Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(in_order)]
+
+
+class Propagation(Settings):
+    """Which layers are followed, and how."""
+
+    layers: Layers = Field(
+        "auto",
+        description="Glob patterns of dotted layer names; auto: convolutions, activations, attention, pooling, linear "
+        "layers and the outputs of blocks.",
+    )
+    gradient_images: int = Field(
+        16, ge=1, description="Images of a dataset from whose gradients a network's effective receptive fields come."
+    )

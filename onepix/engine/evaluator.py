@@ -1,0 +1,249 @@
+"""Evaluates images and pixel changes: fast for screening, and in float32 for whatever counts."""
+
+import contextlib
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from onepix.config.engine import Engine
+from onepix.engine.devices import choose_micro_batch, choose_precision
+from onepix.engine.windows import CleanMaps, WindowedNetwork
+from onepix.errors import OnepixError
+from onepix.networks.classifier import Classifier
+from onepix.pixels import Perturbation
+
+CLEAN_BATCH = 8  # clean images a pass; all their feature maps are kept for a round
+
+
+def exact_float32() -> contextlib.AbstractContextManager[None]:
+    """Let cuDNN neither round float32 to TF32, as it does by default, nor add up in an order of the moment."""
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
+
+
+@torch.inference_mode()
+def logits(classifier: Classifier, images: Tensor, micro_batch: int) -> Tensor:
+    """Classify images in float32.
+
+    Every forward pass has the same shape (the last is filled up), because a library picks its algorithm,
+    and with it the rounding, by shape: so an image's logits do not depend on its company.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode.
+    images : Tensor
+        uint8, shape (N, H, W, C), on the classifier's device.
+    micro_batch : int
+        Images a forward pass.
+
+    Returns
+    -------
+    Tensor
+        float32, shape (N, classes).
+    """
+    with exact_float32():
+        outputs = [classifier(filled(batch, micro_batch))[: len(batch)] for batch in torch.split(images, micro_batch)]
+    return torch.cat(outputs)
+
+
+@torch.inference_mode()
+def candidate_logits(
+    classifier: Classifier, images: Tensor, owners: Tensor, candidates: Perturbation, micro_batch: int
+) -> Tensor:
+    """Classify candidate pixel changes in float32, those of several images sharing micro-batches.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode.
+    images : Tensor
+        uint8, shape (B, H, W, C).
+    owners : Tensor
+        int64, shape (N,): the image that each candidate changes.
+    candidates : Perturbation
+        N candidates.
+    micro_batch : int
+        Images a forward pass.
+
+    Returns
+    -------
+    Tensor
+        float32, shape (N, classes).
+    """
+    parts = torch.split(torch.arange(len(candidates), device=images.device), micro_batch)
+    return torch.cat([logits(classifier, candidates[part].apply(images[owners[part]]), micro_batch) for part in parts])
+
+
+def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the true class's logit minus the best other one: negative where the class flips.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Shape (N, classes).
+    labels : Tensor
+        int64, shape (N,).
+
+    Returns
+    -------
+    Tensor
+        Shape (N,).
+    """
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return true - others.amax(1)
+
+
+def filled(batch: Tensor, size: int) -> Tensor:
+    """Return a batch of `size` rows, filled up by repeating its last row."""
+    missing = size - len(batch)
+    return batch if missing == 0 else torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+
+
+class Evaluator:
+    """Evaluates candidates of many images together: `screen` is fast, `exact` is float32 on the network as given.
+
+    Screening may fold batch normalisation, round to bfloat16, and recompute only what a pixel change can reach. Its
+    logits serve to rank candidates and to rule them out; no result may rest on them alone.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode; its device is used.
+    settings : Engine
+        Precision, micro-batch and the like. `device` is not looked at.
+    shape : tuple of int
+        Height, width and channels of the images.
+
+    Attributes
+    ----------
+    precision : str
+        Of screening: `float32` or `bfloat16`.
+    micro_batch : int
+        Candidates a forward pass. Out of GPU memory it is halved, for this evaluator's life.
+    bound : float
+        Logit margin below which a candidate screened is evaluated in float32; NaN: to be found for each image.
+    """
+
+    def __init__(self, classifier: Classifier, settings: Engine, shape: tuple[int, int, int]) -> None:
+        self.classifier = classifier
+        self.device = classifier.mean.device
+        self.precision = choose_precision(settings.precision, self.device)
+        self.micro_batch = choose_micro_batch(settings.micro_batch, self.device, shape[0], shape[1])
+        self.bound = math.nan if settings.bound == "auto" else settings.bound
+        self._network, self.folded = _screening_network(classifier.network, settings.fold)
+        height, width, channels = shape
+        wanted = self.device.type == "cpu" if settings.windows == "auto" else settings.windows
+        self._windowed = _windowed(self._network, (channels, height, width)) if wanted else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of how candidates were evaluated."""
+        return {
+            "precision": self.precision,
+            "micro_batch": self.micro_batch,
+            "folded": self.folded,
+            "windows": self._windowed is not None,
+            "bound": "by image" if math.isnan(self.bound) else self.bound,
+        }
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Classify images in float32; parameters and return value as in `logits`."""
+        return self._halving(lambda size: logits(self.classifier, images, size))
+
+    def exact(self, images: Tensor, owners: Tensor, candidates: Perturbation) -> Tensor:
+        """Classify candidates in float32; parameters and return value as in `candidate_logits`."""
+        return self._halving(lambda size: candidate_logits(self.classifier, images, owners, candidates, size))
+
+    @torch.inference_mode()
+    def screen(self, images: Tensor, owners: Tensor, candidates: Perturbation) -> Tensor:
+        """Classify candidates fast; parameters and return value as in `candidate_logits`."""
+        one_pixel = candidates.rows.shape[1] == 1
+        evaluate = self._screen_windows if self._windowed is not None and one_pixel else self._screen_whole
+        lower = self.precision == "bfloat16"
+        with exact_float32(), torch.autocast(self.device.type, torch.bfloat16, enabled=lower):
+            return self._halving(lambda size: evaluate(images, owners, candidates, size)).float()
+
+    def _screen_whole(self, images: Tensor, owners: Tensor, candidates: Perturbation, size: int) -> Tensor:
+        outputs = []
+        for part in torch.split(torch.arange(len(candidates), device=self.device), size):
+            changed = candidates[part].apply(images[owners[part]])
+            outputs.append(self._network(self.classifier.scaled(filled(changed, size)))[: len(part)])
+        return torch.cat(outputs)
+
+    def _screen_windows(self, images: Tensor, owners: Tensor, candidates: Perturbation, size: int) -> Tensor:
+        assert self._windowed is not None
+        batches = [self.classifier.scaled(filled(batch, CLEAN_BATCH)) for batch in torch.split(images, CLEAN_BATCH)]
+        parts = [self._windowed.clean(batch).maps for batch in batches]
+        clean = CleanMaps({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        colours = self.classifier.scaled(candidates.values[:, None])[:, :, 0, 0]
+        outputs = []
+        for part in torch.split(torch.arange(len(candidates), device=self.device), size):
+            whole = filled(part, size)
+            rows, columns = candidates.rows[whole, 0], candidates.columns[whole, 0]
+            outputs.append(self._windowed(clean, owners[whole], rows, columns, colours[whole])[: len(part)])
+        return torch.cat(outputs)
+
+    def _halving(self, evaluate: Callable[[int], Tensor]) -> Tensor:
+        """Call with the micro-batch; out of GPU memory, halve it and go on."""
+        while True:
+            try:
+                return evaluate(self.micro_batch)
+            except torch.OutOfMemoryError:
+                if self.micro_batch == 1:
+                    raise OnepixError("out of GPU memory with a single image a forward pass") from None
+            self.micro_batch //= 2
+            torch.cuda.empty_cache()
+            warnings.warn(f"out of GPU memory: going on with micro-batches of {self.micro_batch}", stacklevel=2)
+
+
+class _Float32Linear(nn.Module):
+    """The last linear layer in float32: logits of bfloat16 would be too coarse to rank candidates by."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.linear(features.float())
+        return logits
+
+
+def _screening_network(network: nn.Module, fold: bool) -> tuple[nn.Module, bool]:
+    """Return a faster copy of a network, and whether its batch normalisation is folded; some networks cannot be."""
+    if fold:
+        # torch.fx raises whatever the network's own code does when it is run on stand-ins for tensors.
+        with contextlib.suppress(Exception):
+            folded = fuse(network)
+            if isinstance(folded, fx.GraphModule):
+                _keep_head(folded)
+                return folded.to(memory_format=torch.channels_last), True
+    return copy.deepcopy(network).to(memory_format=torch.channels_last), False
+
+
+def _keep_head(network: fx.GraphModule) -> None:
+    (output,) = (node for node in network.graph.nodes if node.op == "output")
+    head = output.args[0]
+    if isinstance(head, fx.Node) and head.op == "call_module":
+        linear = network.get_submodule(str(head.target))
+        if isinstance(linear, nn.Linear):
+            network.set_submodule(str(head.target), _Float32Linear(linear))
+
+
+def _windowed(network: nn.Module, shape: tuple[int, int, int]) -> WindowedNetwork | None:
+    """Return the network's windowed form, if it can be traced and has layers where windows pay."""
+    with contextlib.suppress(OnepixError):
+        windowed = WindowedNetwork(network, shape)
+        if windowed.worthwhile:
+            return windowed
+    return None

@@ -1,0 +1,120 @@
+"""Files in and out: written under a temporary name, renamed when whole, checked when read."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import platform
+import runpy
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onepix
+from onepix.errors import OnepixError
+from onepix.files.atomic import files_in, replacing
+
+LIBRARIES = ("torch", "numpy", "zarr", "xarray", "pyarrow")
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    return _names_and_contents(path, files_in(path))
+
+
+@functools.cache
+def source_digest() -> str:
+    """Return the SHA-256 of the library's modules, names and contents: a version does not tell which code ran."""
+    folder = Path(onepix.__file__).parent
+    return _names_and_contents(folder, sorted(folder.rglob("*.py")))
+
+
+def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], **facts: Any) -> None:
+    """Write the JSON that says a chunk's data are whole; the data must lie beside it already.
+
+    Parameters
+    ----------
+    path : Path
+        Of the manifest.
+    data : Path
+        A file or folder in the same folder.
+    settings : mapping
+        What made the data.
+    **facts
+        Anything else worth knowing: image ids, device, digests of inputs.
+    """
+    manifest = {
+        "data": data.name,
+        "sha256": digest(data),
+        "settings": settings,
+        **facts,
+        "source": source_digest(),
+        "versions": dict(versions()),
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest.
+
+    Raises
+    ------
+    OnepixError
+        If it is missing or no manifest.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest["data"], manifest["sha256"]
+    except FileNotFoundError:
+        raise OnepixError(f"{path}: not found; run the workflow to make it") from None
+    except (ValueError, KeyError, TypeError):
+        raise OnepixError(f"{path}: not a manifest; delete it and run the workflow again") from None
+    return manifest
+
+
+def checked_data(manifest_path: Path, part: str | None = None) -> Path:
+    """Return the path of a manifest's data, or of a further part of them, after comparing their digest.
+
+    Raises
+    ------
+    OnepixError
+        If the data are missing, truncated or altered.
+    """
+    manifest = read_manifest(manifest_path)
+    if part is not None:
+        manifest = manifest[part]
+    data: Path = manifest_path.parent / manifest["data"]
+    mend = f"delete {manifest_path} and run the workflow again to remake them"
+    if not data.exists():
+        raise OnepixError(f"{data}: the data are missing; {mend}")
+    found = digest(data)
+    if found != manifest["sha256"]:
+        raise OnepixError(
+            f"{data}: truncated or altered (SHA-256 {found[:12]}…, expected {manifest['sha256'][:12]}…); {mend}"
+        )
+    return data
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Return the versions of what computes; of CUDA, what torch was built with, if it was."""
+    found = {name: version(name) for name in LIBRARIES}
+    torch = importlib.util.find_spec("torch")  # not imported: that takes seconds
+    assert torch is not None
+    assert torch.origin is not None
+    cuda = runpy.run_path(str(Path(torch.origin).with_name("version.py")))["cuda"]
+    return {"onepix": onepix.__version__, "python": platform.python_version(), **found} | (
+        {"cuda": cuda} if cuda else {}
+    )
+
+
+def _names_and_contents(folder: Path, files: Iterable[Path]) -> str:
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.relative_to(folder).as_posix()}\0{digest(file)}\n".encode())
+    return whole.hexdigest()

@@ -1,0 +1,98 @@
+"""The attack record: one row an image and target, read and written as Parquet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from onepix.errors import OnepixError
+from onepix.files.atomic import replacing
+
+PIXELS = pa.list_(pa.int32())
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("label", pa.int32()),
+        ("clean_class", pa.int32()),
+        ("clean_confidence", pa.float32()),
+        ("eligible", pa.bool_()),
+        ("method", pa.string()),
+        ("target", pa.int32()),
+        ("success", pa.bool_()),
+        ("rows", PIXELS),
+        ("columns", PIXELS),
+        ("values", pa.list_(pa.list_(pa.uint8()))),
+        ("adversarial_class", pa.int32()),
+        ("true_probability_before", pa.float32()),
+        ("true_probability_after", pa.float32()),
+        ("target_probability_after", pa.float32()),
+        ("adversarial_confidence", pa.float32()),
+        ("queries", pa.int64()),
+        ("queries_to_success", pa.int64()),
+        ("rechecked", pa.int64()),
+        ("generations", pa.int32()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+def write_records(records: pd.DataFrame, path: Path) -> None:
+    """Write attack records as Parquet."""
+    # Where no image was attacked, pandas takes columns of lists for numbers.
+    records = records.astype({field.name: object for field in SCHEMA if pa.types.is_list(field.type)})
+    table = pa.Table.from_pandas(records, schema=SCHEMA, preserve_index=False)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_records(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read attack records of several chunks as one table, ordered by image id and target.
+
+    Nullable columns are pandas' nullable types; `eligible` is bool.
+    """
+    nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    table = pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in paths])
+    records: pd.DataFrame = table.to_pandas(types_mapper=nullable.get).astype({"eligible": bool})
+    return records.sort_values(["image_id", "target"], ignore_index=True)
+
+
+def one_pixel_successes(records: pd.DataFrame, where: Path, purpose: str) -> pd.DataFrame:
+    """Return the records of attacks that reached their goal; of images that were not attacked, success is null.
+
+    Raises
+    ------
+    OnepixError
+        If one of them changed several pixels; the line starts with `where` and ends with the `purpose`.
+    """
+    found = records[records["success"].fillna(False).astype(bool)]
+    if (found["rows"].str.len() > 1).any():
+        raise OnepixError(f"{where}: several pixels were changed; {purpose} one-pixel attacks")
+    return found
+
+
+def attacked_images(images: npt.NDArray[np.uint8], records: pd.DataFrame) -> npt.NDArray[np.uint8]:
+    """Rebuild attacked images.
+
+    Parameters
+    ----------
+    images : ndarray
+        uint8, shape (N, H, W, C): the originals.
+    records : DataFrame
+        Their N attack records, in the same order.
+
+    Returns
+    -------
+    ndarray
+        uint8, same shape.
+    """
+    changed = images.copy()
+    for image, rows, columns, values in zip(
+        changed, records["rows"], records["columns"], records["values"], strict=True
+    ):
+        for row, column, value in zip(rows, columns, values, strict=True):
+            image[row, column] = value
+    return changed

@@ -1,0 +1,20 @@
+"""Tables as CSV."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from onepix.files.atomic import replacing
+
+TEXT = ("dataset", "network", "attack", "layer", "source", "target")  # names, also those that look like numbers
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table; names stay text, also those that look like numbers (the layers of an nn.Sequential do)."""
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table; empty cells are missing numbers."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")

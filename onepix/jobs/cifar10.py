@@ -1,0 +1,23 @@
+"""Fetch CIFAR-10."""
+
+from pathlib import Path
+
+from onepix.config.base import Settings
+from onepix.datasets.cifar10 import fetch_cifar10
+from onepix.files.manifests import write_manifest
+from onepix.jobs.inputs import read_settings
+
+
+class Cifar10Job(Settings):
+    """What the job needs to know."""
+
+    existing: Path | None = None
+
+
+def run(settings: str, output: Path) -> str:
+    """Write the six binary files into a folder beside their manifest `output`; return where they came from."""
+    job = read_settings(Cifar10Job, settings)
+    folder = output.with_suffix("")
+    source = fetch_cifar10(folder, job.existing)
+    write_manifest(output, folder, {}, source=source)
+    return source

@@ -1,0 +1,20 @@
+"""Write down what was asked for."""
+
+import html
+from pathlib import Path
+
+import yaml
+
+from onepix.config.study import Config
+from onepix.files.atomic import replacing
+from onepix.files.pages import write_page
+from onepix.jobs.inputs import read_settings
+
+
+def run_record(settings: str, output: Path) -> None:
+    """Write the whole configuration with all defaults as YAML, which `onepix.config.study.load` reads, and as a page."""
+    config = read_settings(Config, settings)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    with replacing(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    write_page(output, "Configuration", f"<pre>{html.escape(text)}</pre>")

@@ -1,0 +1,34 @@
+"""Fetch one dataset of the configuration."""
+
+from pathlib import Path
+
+from onepix.config.base import Settings
+from onepix.config.datasets import DatasetSettings
+from onepix.datasets.arrays import save_arrays
+from onepix.datasets.sources import load_dataset
+from onepix.files.manifests import write_manifest
+from onepix.jobs.inputs import cifar10_folder, read_settings
+
+
+class DatasetsJob(Settings):
+    """What the job needs to know."""
+
+    dataset: DatasetSettings
+    downloads: Path | None = None
+
+
+def run(settings: str, cifar10: Path | None, output: Path) -> None:
+    """Write `images.npz` and its manifest `output`; `cifar10` is the manifest that `fetch_cifar10` wrote."""
+    job = read_settings(DatasetsJob, settings)
+    images = load_dataset(job.dataset, cifar10 and cifar10_folder(cifar10), job.downloads)
+    data = output.parent / "images.npz"
+    save_arrays(images, data)
+    write_manifest(
+        output,
+        data,
+        job.model_dump(mode="json"),
+        images=len(images.ids),
+        shape=images.images.shape[1:],
+        class_names=images.class_names,
+        provenance=images.provenance,
+    )

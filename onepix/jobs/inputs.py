@@ -1,0 +1,86 @@
+"""One file a rule of the workflow: read inputs and settings, call the library, write outputs."""
+
+import json
+import platform
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from onepix.config.base import Settings
+from onepix.config.reading import validated
+from onepix.errors import OnepixError
+from onepix.files.manifests import checked_data, read_manifest
+from onepix.images import ImageSet
+
+S = TypeVar("S", bound=Settings)
+DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def read_settings(model: type[S], text: str) -> S:
+    """Read a job's settings from JSON."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise OnepixError(f"--settings: not JSON: {error}") from None
+    return validated(model, values, "--settings")
+
+
+def read_images(manifest: Path) -> ImageSet:
+    """Read a fetched dataset."""
+    from onepix.datasets.arrays import load_arrays
+
+    return load_arrays(checked_data(manifest))
+
+
+def cifar10_folder(path: Path) -> Path:
+    """Return the folder with CIFAR-10, given itself or the manifest beside it."""
+    return path.parent / read_manifest(path)["data"] if path.suffix == ".json" else path
+
+
+def name_of(manifest: Path) -> str:
+    """Return the name of the dataset or network whose manifest this is: its folder's."""
+    return manifest.parent.name
+
+
+def by_stage(manifests: Iterable[Path]) -> Mapping[str, list[Path]]:
+    """Return manifests of chunks by their stage, which is their folder's name; none of a stage that is missing."""
+    stages = defaultdict(list)
+    for manifest in manifests:
+        stages[manifest.parent.name].append(manifest)
+    return stages
+
+
+def provenance(device: str, **inputs: Path) -> Mapping[str, Any]:
+    """Return what a manifest says of the machine and of the inputs, given by their manifests."""
+    import torch
+
+    hardware, gpu = platform.machine(), {}
+    if device.startswith("cuda"):
+        hardware = torch.cuda.get_device_name(device)
+        cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        gpu = {"gpu": {"cudnn": str(cudnn), "driver": _driver()}}
+    return {
+        "device": device,
+        "hardware": hardware,
+        **gpu,
+        "threads": torch.get_num_threads(),
+        "inputs": {name: read_manifest(path)["sha256"] for name, path in inputs.items()},
+        **_network(inputs.get("network")),
+    }
+
+
+def _driver() -> str:
+    """Return the version of NVIDIA's kernel module."""
+    said = DRIVER.read_text() if DRIVER.is_file() else ""
+    found = re.search(r"Module\b.*?\s(\d+(?:\.\d+)+)\s", said)
+    return found[1] if found else "unknown"
+
+
+def _network(manifest: Path | None) -> Mapping[str, Any]:
+    """Return what a network is and sees: its architecture, where its weights come from, and its input scaling."""
+    if manifest is None:
+        return {}
+    metadata = read_manifest(manifest)["metadata"]
+    return {"network": {key: metadata[key] for key in ("architecture", "mean", "std", "weights") if key in metadata}}

@@ -1,0 +1,35 @@
+"""Fetch one network of the configuration: check its weights and write them down once and for all."""
+
+from pathlib import Path
+
+from onepix.config.base import Settings
+from onepix.config.networks import Network
+from onepix.files.manifests import write_manifest
+from onepix.jobs.inputs import read_settings
+from onepix.networks.sources import find, load_classifier
+from onepix.networks.weights import read_metadata, save_classifier
+
+
+class NetworksJob(Settings):
+    """What the job needs to know."""
+
+    network: Network
+
+
+def run(settings: str, trained: Path | None, output: Path) -> str:
+    """Write `weights.safetensors` and its manifest `output`; return where the weights came from, in words.
+
+    `trained` holds the weights of `weights: train`.
+    """
+    job = read_settings(NetworksJob, settings)
+    source = find(job.network, trained)
+    classifier, metadata = load_classifier(job.network, source)
+    metadata |= {
+        "architecture": job.network.architecture,
+        "classes": job.network.classes or metadata.get("classes"),
+        "channels": job.network.channels,
+    }
+    data = output.parent / "weights.safetensors"
+    save_classifier(classifier, data, metadata)
+    write_manifest(output, data, job.model_dump(mode="json"), metadata=read_metadata(data))
+    return f"{source.origin} (verified {source.verified})" if source.sha256 else source.origin

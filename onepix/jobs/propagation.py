@@ -1,0 +1,98 @@
+"""Follow the pixel changes of one chunk through every layer."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+
+from onepix.analysis.maps import maps_tree
+from onepix.config.base import UNTARGETED, Settings
+from onepix.config.engine import Passes
+from onepix.config.propagation import Layers
+from onepix.engine.devices import choose_micro_batch, claimed_device
+from onepix.files.manifests import checked_data, write_manifest
+from onepix.files.records import attacked_images, read_records
+from onepix.files.trees import write_tree
+from onepix.images import ImageSet
+from onepix.jobs.inputs import name_of, provenance, read_images, read_settings
+from onepix.layers.propagation import propagation_maps
+from onepix.layers.receptive_field import receptive_fields
+from onepix.networks.weights import load_network_file
+
+
+class PropagationJob(Settings):
+    """What the job needs to know."""
+
+    layers: Layers
+    engine: Passes
+
+
+def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path) -> None:
+    """Write the propagation maps of all attacked images of a chunk as zarr, and their manifest `output`."""
+    job = read_settings(PropagationJob, settings)
+    records = read_records([checked_data(attack)])
+    attacked = records[records["eligible"]]
+    images = read_images(dataset)
+    root = xr.Dataset(
+        {
+            "success": ("image", attacked["success"].to_numpy(bool)),
+            "label": ("image", attacked["label"].to_numpy(np.int64)),
+            "target": ("image", attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)),
+            "adversarial_class": ("image", attacked["adversarial_class"].to_numpy(np.int64)),
+            **{axis: (("image", "pixel"), _pixels(attacked[f"{axis}s"].tolist())) for axis in ("row", "column")},
+        },
+        coords={"image": attacked["image_id"].to_numpy(np.int64)},
+    )
+    changed = attacked_images(images.images[images.indices(attacked["image_id"])], attacked)
+    follow(job, images, changed, root, output, dataset=dataset, network=network, attack=attack)
+
+
+def _pixels(lists: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
+    """Return the pixels of each record, (image, pixel)."""
+    return np.array([list(pixels) for pixels in lists], dtype=np.int64).reshape(len(lists), -1 if lists else 1)
+
+
+def follow(
+    job: PropagationJob,
+    images: ImageSet,
+    changed: npt.NDArray[np.uint8],
+    root: xr.Dataset,
+    output: Path,
+    **inputs: Path,
+) -> None:
+    """Follow changes through every layer, and write their propagation maps and a manifest.
+
+    Parameters
+    ----------
+    job : PropagationJob
+        Layers and engine.
+    images : ImageSet
+        The dataset.
+    changed : ndarray
+        uint8, shape (N, H, W, C): images with pixels changed.
+    root : Dataset
+        What is to be said of each of them: at least `row` and `column`, dims (image, pixel), and the id, `image`.
+    output : Path
+        The manifest to write.
+    **inputs : Path
+        Manifests, at least the network's.
+    """
+    device = claimed_device(job.engine.device)
+    classifier = load_network_file(checked_data(inputs["network"]), device)
+    _, height, width, channels = images.images.shape
+    clean = images.images[images.indices(root["image"].values)]
+    layers = propagation_maps(
+        classifier,
+        torch.from_numpy(clean).to(device),
+        torch.from_numpy(changed).to(device),
+        job.layers,
+        choose_micro_batch(job.engine.micro_batch, device, height, width),
+        f"{output.parent.name} {name_of(inputs['network'])} {output.stem}",
+    )
+    fields = receptive_fields(classifier.network, (channels, height, width))
+    data = output.with_suffix(".zarr")
+    write_tree(maps_tree(layers, fields, root.assign_attrs(image_shape=[height, width])), data)
+    ids = root["image"].values.tolist()
+    write_manifest(output, data, job.model_dump(mode="json"), image_ids=ids, **provenance(device, **inputs))

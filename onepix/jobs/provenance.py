@@ -1,0 +1,111 @@
+"""Write down what was asked for, and what each result was made from, by what and on what."""
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from onepix.config.reading import canonical
+from onepix.errors import OnepixError
+from onepix.files.manifests import read_manifest
+from onepix.files.pages import write_page
+from onepix.files.tables import write_csv
+
+STAGES = ("attack", "propagation", "locality", "controls")
+COUNTS = ("chunks", "images")
+SHOWN = ("onepix", "torch", "cuda")  # of the versions, those with a column of their own
+LONG = ("libraries", "settings")  # columns that a page shows on demand
+
+
+def run_gather(manifests: Sequence[Path], output: Path) -> None:
+    """Write as CSV, and as a page beside it, what manifests say of the origin of their results.
+
+    Parameters
+    ----------
+    manifests : sequence of Path
+        Of datasets and networks (…/datasets/NAME/manifest.json, …/networks/NAME/manifest.json), of receptive fields
+        (…/DATASET/NETWORK/receptive_fields.json) and of chunks (…/DATASET/NETWORK/ATTACK/STAGE/CHUNK.json).
+    output : Path
+        A row a result; chunks that were made alike share one, which says how many they are and of how many images.
+
+    Raises
+    ------
+    OnepixError
+        If a manifest is missing, none, or of nothing that is known.
+
+    Notes
+    -----
+    The data themselves are not read.
+    """
+    table = pd.DataFrame([{**_result(path), **_origin(read_manifest(path))} for path in manifests])
+    alike = [column for column in table.columns if column not in COUNTS]
+    joined = table.groupby(alike, dropna=False, sort=False, as_index=False)[list(COUNTS)].sum(min_count=1)
+    joined = joined[list(table.columns)].astype(dict.fromkeys([*COUNTS, "threads"], "Int64"))
+    write_csv(joined, output)
+    write_page(output, "Provenance", _as_html(joined))
+
+
+def _result(path: Path) -> Mapping[str, Any]:
+    """Say which result a manifest is of: its path tells."""
+    dataset = network = attack = chunks = None
+    if path.name == "manifest.json" and path.parents[1].name == "datasets":
+        result, dataset = "dataset", path.parent.name
+    elif path.name == "manifest.json" and path.parents[1].name == "networks":
+        result, network = "network", path.parent.name
+    elif path.name == "receptive_fields.json":
+        result, dataset, network = "receptive fields", path.parents[1].name, path.parents[0].name
+    elif path.parent.name in STAGES:
+        result, dataset, network, attack = path.parent.name, *(path.parents[level].name for level in (3, 2, 1))
+        chunks = 1
+    else:
+        raise OnepixError(f"{path}: expected the manifest of a dataset, a network, receptive fields or a chunk")
+    return {"result": result, "dataset": dataset, "network": network, "attack": attack, "chunks": chunks}
+
+
+def _origin(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a manifest says of its result's origin, flat; None for what it does not say."""
+    settings = dict(manifest["settings"])
+    image_ids = manifest.get("image_ids", settings.pop("image_ids", None))
+    versions = dict(manifest["versions"])
+    inputs, network = manifest.get("inputs", {}), manifest.get("network", manifest.get("metadata", {}))
+    weights = network.get("weights", {})
+    return {
+        "images": manifest.get("images") if image_ids is None else len(set(image_ids)),
+        **{name: versions.pop(name, None) for name in SHOWN},
+        **{name: manifest.get(name) for name in ("device", "hardware", "threads")},
+        "precision": manifest.get("evaluation", {}).get("precision"),
+        "images_sha256": inputs.get("dataset", manifest["sha256"] if "class_names" in manifest else None),
+        "network_sha256": inputs.get("network", manifest["sha256"] if "metadata" in manifest else None),
+        "weights_sha256": weights.get("sha256"),
+        "source_sha256": manifest.get("source"),
+        "origin": weights.get("origin", manifest.get("provenance")),
+        "verified": weights.get("verified"),
+        "libraries": ", ".join(_libraries(versions | manifest.get("gpu", {}))),
+        "settings": canonical(settings),
+    }
+
+
+def _libraries(versions: Mapping[str, Any]) -> Iterator[str]:
+    for name, version in sorted(versions.items()):
+        yield f"{name} {version}"
+
+
+def _as_html(table: pd.DataFrame) -> str:
+    """Return a table as HTML: of a digest the first digits, and what is long folded away."""
+    head = "".join(f"<th>{html.escape(str(column)).replace('_', ' ')}</th>" for column in table.columns)
+    rows = (
+        "".join(f"<td>{_cell(column, value)}</td>" for column, value in zip(table.columns, row, strict=True))
+        for row in table.itertuples(index=False)
+    )
+    return f"<table><tr>{head}</tr>\n{''.join(f'<tr>{row}</tr>' + chr(10) for row in rows)}</table>"
+
+
+def _cell(column: str, value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    text = html.escape(str(value))
+    if column in LONG:
+        return f"<details><summary>show</summary><code>{text}</code></details>"
+    return f'<code title="{text}">{text[:12]}…</code>' if column.endswith("sha256") else text

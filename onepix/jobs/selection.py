@@ -1,0 +1,24 @@
+"""List the images that a rule chooses from a dataset."""
+
+from pathlib import Path
+
+from onepix.config.base import Settings
+from onepix.config.selection import Selection
+from onepix.datasets.selection import select
+from onepix.files.atomic import replacing
+from onepix.jobs.inputs import read_images, read_settings
+
+
+class SelectionJob(Settings):
+    """What the job needs to know."""
+
+    images: Selection
+
+
+def run(settings: str, dataset: Path, output: Path) -> None:
+    """Write the ids as text, one a line."""
+    job = read_settings(SelectionJob, settings)
+    images = read_images(dataset)
+    ids = select(job.images, images.ids, images.labels, dataset.parent.name)
+    with replacing(output) as temporary:
+        temporary.write_text("".join(f"{image_id}\n" for image_id in ids))

@@ -1,0 +1,57 @@
+"""Sum up what networks share: vulnerable positions, and successes that flip another network too."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+import xarray as xr
+
+from onepix.analysis.sharing import sharing_table
+from onepix.config.base import Settings
+from onepix.config.statistics import Intervals
+from onepix.files.manifests import checked_data
+from onepix.files.tables import read_csv, write_csv
+from onepix.files.trees import read_tree
+from onepix.jobs.inputs import read_settings
+
+
+class SharingJob(Settings):
+    """What the job needs to know."""
+
+    dataset: str
+    attack: str
+    statistics: Intervals
+
+
+def run(settings: str, files: Sequence[Path], output: Path) -> None:
+    """Write the table of all pairs of networks as CSV.
+
+    Parameters
+    ----------
+    settings : str
+        `SharingJob` as JSON.
+    files : sequence of Path
+        What `onepix.jobs.transfer` wrote, one CSV file a network; and manifests of position maps of successes, or of
+        the records of whole scans, in …/NETWORK/ATTACK/STAGE/, those of a network one after the other.
+    output : Path
+        The table.
+    """
+    job = read_settings(SharingJob, settings)
+    tried = pd.concat([read_csv(path) for path in files if path.suffix == ".csv"], ignore_index=True)
+    maps = dict(_vulnerable([path for path in files if path.suffix == ".json"]))
+    table = sharing_table(maps, tried, job.statistics)
+    table.insert(0, "dataset", job.dataset)
+    table.insert(1, "attack", job.attack)
+    write_csv(table, output)
+
+
+def _vulnerable(manifests: Sequence[Path]) -> Iterator[tuple[str, xr.DataArray]]:
+    """Yield network and its vulnerable positions: of a scan those of any colour, else those of the successful one."""
+    for network, chunks in groupby(manifests, key=lambda manifest: manifest.parents[2].name):
+        parts = []
+        for manifest in chunks:
+            scanned = manifest.parent.name == "attack"
+            flips = read_tree(checked_data(manifest, "position_maps" if scanned else None)).to_dataset()["flips"]
+            parts.append(flips.any("colour") if scanned else flips)
+        yield network, xr.concat(parts, dim="image").load()

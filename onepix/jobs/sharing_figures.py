@@ -1,0 +1,26 @@
+"""Draw what networks share."""
+
+from pathlib import Path
+
+from onepix.config.base import Settings
+from onepix.figures.sharing import sharing
+from onepix.figures.style import paper_style, save
+from onepix.files.tables import read_csv
+from onepix.jobs.inputs import read_settings
+
+
+class SharingFiguresJob(Settings):
+    """What the job needs to know."""
+
+    dataset: str
+    attack: str
+    dpi: int
+    confidence: float
+
+
+def run(settings: str, table: Path, output: Path) -> None:
+    """Draw the table as PNG, `output`, and beside it as PDF."""
+    job = read_settings(SharingFiguresJob, settings)
+    with paper_style():
+        figure = sharing(read_csv(table), f"{job.dataset}, {job.attack}", job.confidence)
+        save(figure, output.with_suffix(""), job.dpi)

@@ -1,0 +1,56 @@
+"""Summarise all chunks of one run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from onepix.analysis.claims import claim_table
+from onepix.analysis.depth import comparison_table, layer_table, separation_table
+from onepix.analysis.locality_tables import cluster_table, locality_table, neighbourhood_table, profile_table
+from onepix.analysis.success import success_table
+from onepix.config.base import Settings
+from onepix.config.statistics import Statistics
+from onepix.files.manifests import checked_data
+from onepix.files.records import read_records, write_records
+from onepix.files.tables import write_csv
+from onepix.files.trees import read_tree
+from onepix.jobs.inputs import by_stage, read_settings
+
+
+class SummaryJob(Settings):
+    """What the job needs to know."""
+
+    dataset: str
+    network: str
+    attack: str
+    statistics: Statistics
+
+
+def run(settings: str, manifests: Sequence[Path], output: Path) -> None:
+    """Write the attack records of a run, `output`, and beside them all its tables as CSV.
+
+    The `manifests` are those of all chunks, of all stages.
+    """
+    job, stages = read_settings(SummaryJob, settings), by_stage(manifests)
+    records = read_records([checked_data(manifest) for manifest in stages["attack"]])
+    followed, positions, matched = (
+        [read_tree(checked_data(manifest)) for manifest in stages[stage]]
+        for stage in ("propagation", "locality", "controls")
+    )
+    write_records(records, output)
+    clusters = cluster_table(positions, job.statistics)
+    comparison = comparison_table(followed, matched, job.statistics)
+    tables = {
+        "success": success_table(records, job.statistics),
+        "layers": layer_table(followed, matched, job.statistics),
+        "comparison": comparison,
+        "separation": separation_table(comparison),
+        "locality": locality_table(records, positions, job.statistics),
+        "profile": profile_table(positions, job.statistics),
+        "clusters": clusters,
+        "neighbourhood": neighbourhood_table(clusters, positions, job.statistics),
+        "claims": claim_table(followed, positions, clusters, job.statistics),
+    }
+    for name, table in tables.items():
+        for position, key in enumerate(("dataset", "network", "attack")):
+            table.insert(position, key, getattr(job, key))
+        write_csv(table, output.with_name(f"{name}.csv"))

@@ -1,0 +1,61 @@
+"""Train one network on CIFAR-10."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from onepix.config.base import Settings
+from onepix.config.networks import NetworkSettings
+from onepix.config.reading import canonical
+from onepix.datasets.cifar10 import read_cifar10
+from onepix.engine.devices import claimed_device
+from onepix.errors import OnepixError
+from onepix.jobs.inputs import cifar10_folder, read_settings
+from onepix.networks.build import build, default_classes
+from onepix.networks.classifier import Classifier
+from onepix.networks.training import MEAN, STD, accuracy, recipe_for, train
+from onepix.networks.weights import save_classifier
+
+CLASSES = 10
+
+
+class TrainingJob(Settings):
+    """What the job needs to know."""
+
+    network: NetworkSettings
+    device: str = "auto"
+
+
+def run(settings: str, cifar10: Path, output: Path) -> float:
+    """Write trained weights to `output`, resuming from a checkpoint beside it; return the test accuracy."""
+    job, cifar10 = read_settings(TrainingJob, settings), cifar10_folder(cifar10)
+    network = job.network
+    classes = network.classes or default_classes(network.architecture)
+    if (classes, network.channels) != (CLASSES, 3):
+        raise OnepixError(
+            f"network {network.architecture}: CIFAR-10 has {CLASSES} classes and 3 channels, "
+            f"got {classes} and {network.channels}"
+        )
+    recipe = network.recipe or recipe_for(network.architecture)
+    torch.manual_seed(network.seed)  # for a recipe that keeps what the network is built with
+    classifier = Classifier(build(network.architecture, classes), network.mean or MEAN, network.std or STD)
+    device = claimed_device(job.device)
+    identity = canonical({"architecture": network.architecture, "recipe": recipe, "seed": network.seed})
+    name = f".{output.name}.{hashlib.sha256(identity.encode()).hexdigest()[:12]}.checkpoint"
+    checkpoint = output.parent / name
+    training = read_cifar10(cifar10, "train")
+    train(classifier, training, recipe, network.seed, checkpoint, device, f"train {network.architecture}")
+    reached = accuracy(classifier, read_cifar10(cifar10, "test"), device)
+    metadata = {
+        "architecture": network.architecture,
+        "classes": classes,
+        "channels": network.channels,
+        "recipe": recipe.model_dump(),
+        "seed": network.seed,
+        "training_data": "CIFAR-10, 50,000 training images",
+        "test_accuracy": reached,
+    }
+    save_classifier(classifier, output, metadata)
+    checkpoint.unlink()
+    return reached

@@ -1,0 +1,175 @@
+"""Effective receptive fields: how strongly each pixel acts on the middle of a layer, by gradient."""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onepix.engine.evaluator import exact_float32
+from onepix.errors import OnepixError
+from onepix.layers.watching import feature_maps, watching
+from onepix.networks.classifier import Classifier
+from onepix.progress import progress_bar
+
+THRESHOLD = 1 - 0.9545  # share of the largest gradient down to which a pixel counts: two standard deviations
+PIXELS_A_PASS = 1 << 14  # by default: 16 images of 32 × 32, a single one of 224 × 224
+
+
+@dataclasses.dataclass(frozen=True)
+class EffectiveField:
+    """What the middle of one layer's output depends on, in pixels of the image.
+
+    Attributes
+    ----------
+    name, operator : str
+        As of `onepix.layers.propagation.LayerMaps`.
+    gradient : Tensor
+        float32, shape (H, W): root mean square of the gradient over images and their channels, in units of its largest
+        value; zero everywhere if no pixel has a gradient.
+    size : float
+        Side in pixels of the square that is as large as the area where the gradient is at least 4.55 % of its largest
+        value; NaN without gradient, or if it is not finite.
+    spread : float
+        Root-mean-square distance in pixels from the centre of mass, with the squared gradient as mass; NaN as `size`.
+        A Gaussian gradient of standard deviation s along both axes has spread s and size 4.41 s.
+    """
+
+    name: str
+    operator: str
+    gradient: Tensor
+    size: float
+    spread: float
+
+
+def effective_fields(
+    classifier: Classifier,
+    images: Tensor,
+    layers: Literal["auto"] | Sequence[str] = "auto",
+    seed: int = 0,
+    micro_batch: int | None = None,
+    description: str = "effective fields",
+) -> list[EffectiveField]:
+    """Find the effective receptive field of each layer: that of the position in the middle of its feature maps.
+
+    The position's channels are summed with random signs, so that they do not cancel, and the sum is differentiated by
+    what the network sees. Over many images the mean square is that of the single channels' gradients, summed. Of layers
+    without space, and of tokens without a place in the image, all of the output is taken.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode. It is left as it was.
+    images : Tensor
+        uint8, shape (N, H, W, C), on the classifier's device.
+    layers : "auto" or sequence of str
+        Glob patterns of the layer names wanted, or "auto": see `onepix.layers.watching.watching`.
+    seed : int
+        Of the signs, with the layer's name and the image's place in `images`: they depend neither on the other layers
+        nor on the micro-batch.
+    micro_batch : int or None
+        Images a pass, whose activations are all held at once; None: as many as have 16,384 pixels together.
+    description : str
+        Of the progress bar.
+
+    Returns
+    -------
+    list of EffectiveField
+        In the order in which the layers run. A layer whose output's first axis is not the images is left out.
+
+    Raises
+    ------
+    OnepixError
+        If there is no image, a pattern fits no layer, or the network cannot run, forward or backward.
+
+    Notes
+    -----
+    Luo, Li, Urtasun and Zemel, "Understanding the effective receptive field in deep convolutional neural networks"
+    (2016). They take as the peak the centre's value, here it is the largest. Signs: Hutchinson, "A stochastic estimator
+    of the trace of the influence matrix" (1990).
+
+    A gradient is local: it tells what an infinitely small change of a pixel does to these very images. ReLU and
+    max-pooling let it through only where they let the image through, so a pixel without gradient may well act when it
+    changes a lot, as in an attack; only beyond the theoretical field (`onepix.layers.receptive_field`) it cannot.
+    It tells nothing of how a layer's other positions see, and the image's border cuts the field off.
+    """
+    if not len(images):
+        raise OnepixError("effective receptive fields: no images, expected at least one")
+    height, width = images.shape[1:3]
+    size = max(PIXELS_A_PASS // (height * width), 1) if micro_batch is None else micro_batch
+    sums: dict[tuple[str, str], Tensor] = {}
+    with progress_bar(len(images), description, "image") as bar:
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            try:
+                squares = _squared_gradients(classifier, batch, start, layers, seed)
+            except RuntimeError as error:
+                raise OnepixError(
+                    "effective receptive fields: the network has no gradient on images of (height, width, channels) "
+                    f"{tuple(images.shape[1:])}: {str(error).splitlines()[0]}"
+                ) from error
+            for layer, square in squares.items():
+                sums[layer] = sums[layer] + square if layer in sums else square
+            bar.update(len(batch))
+    return [_field(name, operator, total) for (name, operator), total in sums.items()]
+
+
+def _squared_gradients(
+    classifier: Classifier, images: Tensor, first: int, layers: Literal["auto"] | Sequence[str], seed: int
+) -> dict[tuple[str, str], Tensor]:
+    """Return squared gradients by layer (name and operator), float64, (H, W): sums over images and image channels."""
+    size = (images.shape[1], images.shape[2])
+    middles: dict[tuple[str, str], Tensor] = {}
+
+    def see(name: str, operator: str, output: Tensor) -> Tensor:
+        for suffix, maps in feature_maps(operator, output, size).items() if len(output) == len(images) else ():
+            middle = maps.flatten(1) if suffix else maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2]
+            signs = _signs(seed, name + suffix, range(first, first + len(maps)), middle.shape[1])
+            middles[name + suffix, operator] = (middle * signs.to(middle)).sum()
+        return output.clone()  # An operation in place would destroy what this layer's own gradient is computed from.
+
+    with torch.inference_mode(False), torch.enable_grad(), exact_float32():
+        seen = classifier.scaled(images).detach().requires_grad_()
+        with watching(classifier.network, layers, see):
+            classifier.network(seen.clone())  # A leaf must not be written to, should the network do so.
+        return {layer: _squared_gradient(middle, seen) for layer, middle in middles.items()}
+
+
+def _squared_gradient(middle: Tensor, seen: Tensor) -> Tensor:
+    gradient = None
+    if middle.requires_grad:
+        (gradient,) = torch.autograd.grad(middle, seen, retain_graph=True, allow_unused=True)
+    if gradient is None:  # The layer does not depend on the image, as a learnt token.
+        return torch.zeros(seen.shape[2:], dtype=torch.float64)
+    return gradient.cpu().double().square().sum((0, 1))
+
+
+def _signs(seed: int, name: str, images: range, channels: int) -> Tensor:
+    """Return 1 or −1 at random, shape (images, channels)."""
+    key = zlib.crc32(name.encode())
+    draws = [np.random.default_rng([seed, key, image]).integers(0, 2, channels) for image in images]
+    return torch.from_numpy(2 * np.stack(draws) - 1)
+
+
+def _field(name: str, operator: str, squares: Tensor) -> EffectiveField:
+    peak = squares.max()
+    gradient = (squares / peak if peak != 0 else squares).sqrt().float()
+    area = int((gradient >= THRESHOLD).sum())
+    return EffectiveField(
+        name=name,
+        operator=operator,
+        gradient=gradient,
+        size=area**0.5 if area else float("nan"),
+        spread=_spread(squares / squares.sum()),
+    )
+
+
+def _spread(mass: Tensor) -> float:
+    variance = torch.zeros((), dtype=mass.dtype)
+    for by_position in (mass.sum(1), mass.sum(0)):
+        position = torch.arange(len(by_position), dtype=mass.dtype)
+        variance += by_position @ (position - by_position @ position) ** 2
+    return float(variance.sqrt())

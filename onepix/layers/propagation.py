@@ -1,0 +1,144 @@
+"""Propagation maps: how a pixel change travels through the layers of a network."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from onepix.engine.evaluator import exact_float32
+from onepix.layers.watching import EXTRA, feature_maps, watching
+from onepix.networks.classifier import Classifier
+from onepix.progress import progress_bar
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerMaps:
+    """What N pixel changes do to one layer's feature maps FM; maps of layers without space are 1 × 1.
+
+    Attributes
+    ----------
+    name : str
+        Dotted; the second call of a module is `name#2`, tokens without a place in the image are `name@extra`.
+    operator : str
+        As of `onepix.layers.watching.operator_of`.
+    shape : tuple of int
+        Of one image's output.
+    maximum, mean : Tensor
+        float32, shape (N, y, x): over channels of |FM(x) − FM(x')|.
+    clean_peak : Tensor
+        float32, shape (N,): max |FM(x)|.
+    clean_energy, delta_energy : Tensor
+        float32, shape (N,): sum over channels and positions of FM(x)², and of (FM(x) − FM(x'))².
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    maximum: Tensor
+    mean: Tensor
+    clean_peak: Tensor
+    clean_energy: Tensor
+    delta_energy: Tensor
+
+    @property
+    def spatial(self) -> bool:
+        """Whether positions of this layer have a place in the image."""
+        return self.maximum.shape[1:] != (1, 1) and not self.name.endswith(EXTRA)
+
+
+BY_IMAGE = ("maximum", "mean", "clean_peak", "clean_energy", "delta_energy")
+
+
+@torch.inference_mode()
+def propagation_maps(
+    classifier: Classifier,
+    clean: Tensor,
+    attacked: Tensor,
+    layers: Literal["auto"] | Sequence[str] = "auto",
+    micro_batch: int = 64,
+    description: str = "propagate",
+) -> list[LayerMaps]:
+    """Follow pixel changes through every layer, reducing each feature map inside its hook.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode.
+    clean, attacked : Tensor
+        uint8, shape (N, H, W, C), on the classifier's device: images before and after.
+    layers : "auto" or sequence of str
+        Glob patterns of the layer names wanted, or "auto": see `onepix.layers.watching.watching`.
+    micro_batch : int
+        Images a forward pass, clean and attacked together; of fixed shape, so that maps do not depend on company.
+
+    Returns
+    -------
+    list of LayerMaps
+        In the order in which the layers run. A layer whose output's first axis is not the images is left out.
+
+    Raises
+    ------
+    OnepixError
+        If a pattern fits no layer.
+
+    Notes
+    -----
+    Vargas and Su, "Understanding the One-Pixel Attack: Propagation Maps and Locality Analysis" (2019):
+    PM_max and PM_avg.
+    """
+    pairs = max(micro_batch // 2, 1)
+    whole: list[LayerMaps] = []
+    with progress_bar(len(clean), description, "image") as bar:
+        for start in range(0, max(len(clean), 1), pairs):  # without images too, the layers are wanted
+            before, after = clean[start : start + pairs], attacked[start : start + pairs]
+            blank = clean.new_zeros(pairs - len(before), *clean.shape[1:])
+            parts = _followed(classifier, torch.cat([before, blank, after, blank]), len(before), layers)
+            whole = whole or [_empty(part, len(clean)) for part in parts]
+            for layer, part in zip(whole, parts, strict=True):
+                for name in BY_IMAGE:
+                    getattr(layer, name)[start : start + pairs] = getattr(part, name)
+            bar.update(len(before))
+    return whole
+
+
+def _followed(
+    classifier: Classifier, batch: Tensor, images: int, layers: Literal["auto"] | Sequence[str]
+) -> list[LayerMaps]:
+    """Return reduced maps of a batch whose first half is clean and whose second half is attacked."""
+    recorded: list[LayerMaps] = []
+    size = (batch.shape[1], batch.shape[2])
+
+    def see(name: str, operator: str, output: Tensor) -> None:
+        if len(output) != len(batch):
+            return
+        for suffix, maps in feature_maps(operator, output, size).items():
+            recorded.append(_reduced(name + suffix, operator, tuple(output.shape[1:]), maps, images))
+
+    with exact_float32(), watching(classifier.network, layers, see):
+        classifier(batch)
+    return recorded
+
+
+def _reduced(name: str, operator: str, shape: tuple[int, ...], maps: Tensor, images: int) -> LayerMaps:
+    half = len(maps) // 2
+    clean, attacked = maps[:images].float(), maps[half : half + images].float()
+    change = (clean - attacked).abs_()
+    every = (1, 2, 3)
+    return LayerMaps(
+        name=name,
+        operator=operator,
+        shape=shape,
+        maximum=change.amax(1).cpu(),
+        mean=change.mean(1).cpu(),
+        clean_peak=clean.abs().amax(every).cpu(),
+        clean_energy=torch.linalg.vector_norm(clean, 2, every).square().cpu(),
+        delta_energy=torch.linalg.vector_norm(change, 2, every).square().cpu(),
+    )
+
+
+def _empty(part: LayerMaps, images: int) -> LayerMaps:
+    """Return maps like those of a part, to be filled for all images: joining parts would take twice the memory."""
+    blank: dict[str, Any] = {name: torch.empty(images, *getattr(part, name).shape[1:]) for name in BY_IMAGE}
+    return dataclasses.replace(part, **blank)

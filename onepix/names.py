@@ -1,0 +1,25 @@
+"""Names: their order, the nearest to a misspelt one, and those that fit a pattern."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+
+def natural(name: str) -> list[str | int]:
+    """Return a sort key that takes numbers in a name as numbers: resnet20 comes before resnet110."""
+    parts: list[str | int] = list(re.split(r"(\d+)", name))
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest known name, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(known)}"
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a name fits one of several glob patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,172 @@
+"""Where a network's weights come from: found or fetched, verified, and loaded into its architecture."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onepix.config.networks import Network
+from onepix.errors import OnepixError
+from onepix.files.fetching import cached_path, fetch, verify
+from onepix.files.located import located
+from onepix.files.manifests import digest
+from onepix.names import nearest
+from onepix.networks.build import build
+from onepix.networks.checkpoints import read_tensors
+from onepix.networks.classifier import Classifier
+from onepix.networks.weights import bundled, fill, read_metadata
+
+if TYPE_CHECKING:  # imported where it is used: it costs start-up time
+    from torchvision.models import WeightsEnum
+
+WHOLE = 64  # hexadecimal digits of a SHA-256
+RESCALING = ("googlenet", "inception_v3")  # torchvision scales their input a second time; both together make this
+IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's way to put a prefix of the SHA-256 into a file's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A network's weights before they are fetched.
+
+    Attributes
+    ----------
+    origin : str
+        What the configuration names: `bundled`, a URL, a path, …
+    path : Path or None
+        Where the file lies, or will lie once fetched; None for a factory's own weights.
+    url : str or None
+        Where it is fetched from.
+    sha256 : str or None
+        What its SHA-256 must be, or begin with.
+    scaling : mapping
+        `mean` and `std` that torchvision states for its weights; else empty.
+    """
+
+    origin: str
+    path: Path | None = None
+    url: str | None = None
+    sha256: str | None = None
+    scaling: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def absent(self) -> bool:
+        """Whether the file is to be fetched first."""
+        return self.url is not None and self.path is not None and not self.path.exists()
+
+    @property
+    def verified(self) -> str:
+        """How the file is verified, in words."""
+        if self.sha256 is None:
+            return "not verified: the configuration states no sha256"
+        if len(self.sha256) < WHOLE:
+            return f"by the first {len(self.sha256)} digits of its SHA-256, no more are known"
+        return "by its SHA-256"
+
+
+def find(settings: Network, trained: Path | None = None) -> Source:
+    """Tell where a network's weights are, without fetching or reading them.
+
+    Parameters
+    ----------
+    settings : Network
+        One entry of the configuration's networks.
+    trained : Path, optional
+        What was trained, for `weights: train`.
+
+    Raises
+    ------
+    OnepixError
+        If no weights are bundled for the architecture, torchvision has none of that name, or a package is missing.
+    """
+    weights = settings.weights
+    if weights == "factory":
+        return Source("the factory's own")
+    if weights == "train":
+        return Source("trained", trained)
+    if weights == "bundled":
+        return Source("bundled", _bundled(settings.architecture), sha256=settings.sha256)
+    if weights.partition(":")[0] == "torchvision":
+        return _of_torchvision(settings)
+    if weights.startswith(("http://", "https://")):
+        assert settings.sha256 is not None
+        return Source(weights, cached_path(weights, settings.sha256), weights, settings.sha256)
+    return Source(weights, located(weights), sha256=settings.sha256)
+
+
+def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict[str, Any]]:
+    """Build a network, fetch its weights if need be, verify and load them.
+
+    Parameters
+    ----------
+    settings : Network
+        Architecture and input scaling.
+    source : Source
+        From `find`.
+
+    Returns
+    -------
+    classifier : Classifier
+        On the CPU, in evaluation mode.
+    metadata : dict
+        What a file of onepix says of itself, and under `weights` where the tensors come from, their file's SHA-256
+        and how it was verified.
+
+    Raises
+    ------
+    OnepixError
+        If the file cannot be fetched, is missing, truncated, of another hash or architecture, or the input scaling
+        is not known.
+    """
+    network = build(settings.architecture, settings.classes, settings.channels)
+    metadata: dict[str, Any] = {}
+    if source.path is not None:
+        path = source.path if source.url is None else fetch(source.url, source.sha256 or "")
+        if source.url is None and source.sha256 is not None:
+            verify(path, source.sha256)
+        fill(network, read_tensors(path, network), f"{path} into {settings.architecture}")
+        metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
+        metadata["weights"] = {"origin": source.origin, "sha256": digest(path), "verified": source.verified}
+    known = {**metadata, **source.scaling}
+    mean, std = (getattr(settings, name) or known.get(name) for name in ("mean", "std"))
+    if mean is None or std is None:
+        raise OnepixError(
+            f"network {settings.architecture}: its weights do not state an input scaling; "
+            "set mean and std, one number a channel"
+        )
+    return Classifier(network, mean, std).eval(), metadata
+
+
+def _bundled(architecture: str) -> Path:
+    files = bundled()
+    if architecture not in files:
+        raise OnepixError(
+            f"network {architecture}: no weights are bundled for it, only for {', '.join(files)}; "
+            "set weights to train, torchvision, a URL or the path of a file"
+        )
+    return files[architecture]
+
+
+def _of_torchvision(settings: Network) -> Source:
+    """Return torchvision's weights: the entry named, or those that it calls the best (DEFAULT)."""
+    from torchvision.models import get_model_weights
+
+    name, entry = (text.partition(":")[2] for text in (settings.architecture, settings.weights))
+    try:
+        entries = get_model_weights(name)
+    except ValueError:
+        raise OnepixError(f"network architecture '{settings.architecture}' is unknown to torchvision") from None
+    if entry and entry not in entries.__members__:
+        raise OnepixError(f"torchvision's {name} has no weights '{entry}'; {nearest(entry, entries.__members__)}")
+    if not len(entries):
+        raise OnepixError(f"torchvision has no weights for {name}")
+    chosen: WeightsEnum = entries[entry or "DEFAULT"]
+    in_name = IN_NAME.search(chosen.url)
+    sha256 = settings.sha256 or (in_name[1] if in_name else None)
+    if sha256 is None:
+        raise OnepixError(f"{chosen}: torchvision states no hash; set sha256")
+    preset = chosen.transforms()
+    scaling = {"mean": tuple(preset.mean), "std": tuple(preset.std)}
+    if name in RESCALING:
+        scaling = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return Source(f"torchvision's {chosen}", cached_path(chosen.url, sha256), chosen.url, sha256, scaling)

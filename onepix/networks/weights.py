@@ -1,0 +1,126 @@
+"""Weights in and out as safetensors, with metadata that say what they are."""
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from onepix.config.reading import canonical
+from onepix.errors import OnepixError
+from onepix.files.atomic import replacing
+from onepix.files.manifests import read_manifest
+from onepix.networks.build import FACTORY, TORCHVISION, build
+from onepix.networks.classifier import Classifier
+
+KEY = "onepix"  # one entry for all metadata: safetensors writes several in random order, and files would differ
+NEEDED = {"classes", "channels", "mean", "std"}  # beside the architecture
+COUNTER = "num_batches_tracked"  # of batch normalisation; plays no part in evaluation
+
+
+def bundled() -> dict[str, Path]:
+    """Return the weights files that come with onepix, by architecture."""
+    assets = Path(str(resources.files("onepix") / "assets"))
+    return {path.stem: path for path in sorted(assets.glob("*.safetensors"))}
+
+
+def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a network's tensors, its input scaling and further metadata as one safetensors file."""
+    described = canonical({**metadata, **classifier.scaling})
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in classifier.network.state_dict().items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata={KEY: described}))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what onepix wrote about the tensors of a safetensors file; nothing for a file of another origin.
+
+    Raises
+    ------
+    OnepixError
+        If the file is missing, truncated or of another format.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(KEY, "{}"))
+    except FileNotFoundError:
+        raise OnepixError(f"{path}: the weights file is missing") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise OnepixError(f"{path}: not a whole safetensors file ({error})") from None
+    except (ValueError, RecursionError):
+        metadata = None
+    if not (isinstance(metadata, dict) and all(_is_scaling(metadata.get(name, 0.0)) for name in ("mean", "std"))):
+        raise OnepixError(f"{path}: its metadata entry '{KEY}' is not as onepix writes it")
+    return metadata
+
+
+def _is_scaling(value: Any) -> bool:
+    return all(isinstance(number, int | float) for number in (value if isinstance(value, list) else [value]))
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Put tensors into a network, all of them or none.
+
+    Raises
+    ------
+    OnepixError
+        If tensors are missing, unexpected or of another shape; it names the first of each.
+    """
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
+    unexpected = [name for name in tensors if name not in expected and not name.endswith(COUNTER)]
+    shapes = [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+    if unexpected:
+        faults.append(f"{len(unexpected)} are unexpected, the first is {unexpected[0]}")
+    if shapes:
+        found, wanted = tuple(tensors[shapes[0]].shape), tuple(expected[shapes[0]].shape)
+        faults.append(f"{len(shapes)} have another shape, the first is {shapes[0]}: {found}, expected {wanted}")
+    if faults:
+        raise OnepixError(f"cannot load {what}: {'; '.join(faults)}")
+    network.load_state_dict({name: tensors.get(name, expected[name]) for name in expected})
+
+
+def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classifier:
+    """Load a network that onepix has written: the file's metadata state all that is needed.
+
+    Returns
+    -------
+    Classifier
+        In evaluation mode.
+
+    Raises
+    ------
+    OnepixError
+        If the file is missing, truncated, or was not written by onepix.
+    """
+    metadata = read_metadata(path)
+    if not isinstance(metadata.get("architecture"), str) or NEEDED - metadata.keys():
+        raise OnepixError(f"{path}: its metadata do not name an architecture; it was not written by onepix")
+    _refuse_foreign_code(metadata["architecture"], path)
+    network = build(metadata["architecture"], metadata["classes"], metadata["channels"])
+    fill(network, load_file(path), f"{path} into {metadata['architecture']}")
+    mean, std = (value if isinstance(value, float) else tuple(value) for value in (metadata["mean"], metadata["std"]))
+    return Classifier(network, mean, std).eval().to(device)
+
+
+def _refuse_foreign_code(architecture: str, path: Path) -> None:
+    """Refuse a factory that only the file itself names: building it would run whatever the file's author chose.
+
+    Where `fetch_network` wrote the file, its manifest holds the configuration's own choice.
+    """
+    if not FACTORY.fullmatch(architecture) or architecture.startswith(TORCHVISION):
+        return
+    manifest = path.with_name("manifest.json")
+    chosen = read_manifest(manifest)["settings"].get("network", {}) if manifest.is_file() else {}
+    if chosen.get("architecture") != architecture:
+        raise OnepixError(
+            f"{path}: refused: it asks to run {architecture}; name the factory in a configuration instead"
+        )

@@ -1,0 +1,146 @@
+"""What a notebook needs: attack images with a network in one call."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import xarray as xr
+
+from onepix.attacks.attack import attack_images, clean_logits
+from onepix.attacks.scan import as_dataset
+from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomSearch, Scan
+from onepix.config.engine import Engine
+from onepix.config.reading import validated
+from onepix.errors import OnepixError
+from onepix.files.records import attacked_images
+from onepix.images import ImageSet
+from onepix.names import nearest
+from onepix.networks.classifier import Classifier
+
+METHODS: dict[str, type[DifferentialEvolution] | type[RandomSearch] | type[Scan]] = {
+    "differential_evolution": DifferentialEvolution,
+    "random_search": RandomSearch,
+    "scan": Scan,
+}
+
+
+def attack(
+    classifier: Classifier,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    method: str = "differential_evolution",
+    *,
+    ids: npt.ArrayLike | None = None,
+    engine: Engine | Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
+    """Attack images.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        A network in evaluation mode with its input scaling; its device is used.
+    images : array_like
+        uint8, shape (N, H, W, C) or (N, H, W).
+    labels : array_like
+        int, shape (N,): true classes.
+    method : str
+        `differential_evolution`, `scan` or `random_search`.
+    ids : array_like, optional
+        int, shape (N,), each once; with the seed, they set the images' random streams. Default: 0, 1, 2, …
+    engine : Engine or mapping, optional
+        Precision, micro-batch and the like: `onepix.config.engine.Engine`.
+    **settings
+        The method's: `onepix.config.attacks.DifferentialEvolution`, `Scan`, `RandomSearch`.
+
+    Returns
+    -------
+    table : DataFrame
+        One row an image, or an image and target; columns as in `onepix.files.records.SCHEMA`. Its `attrs` tell under
+        `evaluation` the precision, the micro-batch and the like.
+    attacked : ndarray
+        uint8, shape (rows, H, W, C): the image of each row with its pixels changed. Where the network was wrong
+        already (`eligible` is False), it is the image as it was.
+
+    Raises
+    ------
+    OnepixError
+        One line: what was wrong, and what was expected.
+    """
+    chosen = _settings(method, settings)
+    pictures = _image_set(classifier, images, labels, ids)
+    done = attack_images(classifier, pictures, chosen, _engine(engine))
+    records = done.records
+    records.attrs["evaluation"] = done.evaluation
+    changed = pictures.images[pictures.indices(records["image_id"])]
+    mask = records["eligible"].to_numpy()
+    changed[mask] = attacked_images(changed[mask], records[mask])
+    return records, changed
+
+
+def scan(
+    classifier: Classifier,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    ids: npt.ArrayLike | None = None,
+    engine: Engine | Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> xr.Dataset:
+    """Scan images and return their position maps; parameters and errors as in `attack`.
+
+    Returns
+    -------
+    Dataset
+        As in `onepix.attacks.scan.as_dataset`, for the images that the network classifies correctly. With `stop:
+        first`, margins are NaN where the scan did not come to.
+
+    Notes
+    -----
+    Flips are float32's, and so are the margins of whatever lies within the bound (`Engine.bound`) of a flip. Margins
+    further away carry the error of screening; with `engine={"precision": "float32"}` that is the rounding of float32.
+    """
+    chosen = _settings("scan", settings)
+    pictures = _image_set(classifier, images, labels, ids)
+    done = attack_images(classifier, pictures, chosen, _engine(engine), keep_maps=True)
+    assert done.maps is not None
+    return as_dataset(done.maps, done.records)
+
+
+def _settings(method: str, settings: Mapping[str, Any]) -> AttackSettings:
+    if method not in METHODS:
+        raise OnepixError(f"attack method '{method}' is unknown; {nearest(method, METHODS)}")
+    return validated(METHODS[method], {"method": method, **settings}, method)
+
+
+def _engine(engine: Engine | Mapping[str, Any] | None) -> Engine:
+    return engine if isinstance(engine, Engine) else validated(Engine, engine or {}, "engine")
+
+
+def _image_set(
+    classifier: Classifier, images: npt.ArrayLike, labels: npt.ArrayLike, ids: npt.ArrayLike | None
+) -> ImageSet:
+    """Check images and labels; the network itself tells how many classes there are."""
+    if not isinstance(classifier, Classifier):
+        raise OnepixError(
+            f"expected an onepix.Classifier, got {type(classifier).__name__}; "
+            "onepix.Classifier(network, mean, std) makes one of a torch.nn.Module"
+        )
+    pictures = np.asarray(images)
+    pictures = pictures[..., None] if pictures.ndim == 3 else pictures
+    given = np.asarray(labels)
+    if len(pictures) == 0 or given.dtype.kind not in "iu":
+        raise OnepixError(f"expected images and whole-number labels, got {len(pictures)} and {given.dtype}")
+    numbers = np.arange(len(pictures)) if ids is None else np.asarray(ids, dtype=np.int64)
+    given = given.astype(np.int64)
+    checked = ImageSet(pictures, given, numbers, _names(max(int(given.max()) + 1, 1)), "given in a call")
+    first = torch.from_numpy(pictures[:1]).to(classifier.mean.device)
+    return dataclasses.replace(checked, class_names=_names(clean_logits(classifier, first, classifier).shape[1]))
+
+
+def _names(classes: int) -> tuple[str, ...]:
+    return tuple(map(str, range(classes)))

@@ -1,0 +1,291 @@
+"""Tries out a configuration before it runs: every network on every dataset that a run gives it."""
+
+import dataclasses
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onepix.config.datasets import BundledDataset, Cifar10Dataset
+from onepix.config.networks import NetworkSettings
+from onepix.config.study import Config
+from onepix.errors import OfflineError, OnepixError
+
+if TYPE_CHECKING:  # each pair is checked in a process of its own, which alone imports torch
+    from torch import Tensor
+
+    from onepix.engine.evaluator import Evaluator
+    from onepix.images import ImageSet
+    from onepix.networks.classifier import Classifier
+
+T = TypeVar("T")
+KILLED = "the process that tried it was killed; was the memory full?"
+TRIED = 1.0  # seconds for which passes are counted, after a first round
+
+
+@dataclasses.dataclass
+class Row:
+    """What was found of one network on one dataset; None where it could not be found out.
+
+    Attributes
+    ----------
+    dataset, network : str
+        Their names.
+    selected, images : int or None
+        Images that runs attack, and images of the dataset.
+    shape : tuple of int or None
+        Height, width and channels.
+    classes : int or None
+        Of the dataset.
+    accuracy : tuple of int or None
+        Images of the sample classified as labelled, and images of the sample.
+    scaling : dict
+        `mean` and `std`, a number a channel; empty if unknown.
+    memory : int or None
+        Peak of the process (on a GPU: of PyTorch's tensors) in bytes.
+    passes : float or None
+        Candidates screened a second.
+    weights : str
+        Where the weights come from.
+    verified : str
+        How their file is verified; empty if it is not.
+    fetches : list of str
+        What is not at hand.
+    fault : str
+        What would stop the run; empty if nothing would.
+    """
+
+    dataset: str
+    network: str
+    selected: int | None = None
+    images: int | None = None
+    shape: tuple[int, int, int] | None = None
+    classes: int | None = None
+    accuracy: tuple[int, int] | None = None
+    scaling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    memory: int | None = None
+    passes: float | None = None
+    weights: str = ""
+    verified: str = ""
+    fetches: list[str] = dataclasses.field(default_factory=list)
+    fault: str = ""
+
+
+def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Row]:
+    """Try every network on every dataset that a run gives it, each pair in a fresh process.
+
+    Parameters
+    ----------
+    config : Config
+        A study.
+    sample : int
+        Images on which the accuracy is measured: the first of those selected.
+    fetch : bool
+        Fetch what is not at hand; else it is only named, and what depends on it stays unknown.
+
+    Yields
+    ------
+    Row
+        For each pair, in the order of the runs.
+    """
+    pairs = dict.fromkeys((run.dataset, network) for run in config.runs for network in run.networks)
+    for pair in pairs:
+        try:
+            yield in_new_process(_row, config, *pair, sample, fetch)
+        except BrokenProcessPool:
+            yield Row(*pair, fault=KILLED)
+
+
+def in_new_process(work: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a process of its own.
+
+    Raises
+    ------
+    BrokenProcessPool
+        If that was killed.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool) -> Row:
+    """Check one pair; what is wrong with it stands in the row."""
+    if not fetch:
+        os.environ["ONEPIX_OFFLINE"] = "1"
+    row = Row(dataset, network)
+    try:
+        loaded, chosen = load_pair(row, config)
+        classifier = loaded or with_fresh_weights(config, network)
+        if chosen is not None:
+            _try_out(row, config, classifier, chosen, sample, with_accuracy=loaded is not None)
+    except OnepixError as error:
+        row.fault = str(error)
+    row.memory = _peak_memory()
+    return row
+
+
+def load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
+    """Load a row's network, on its device, and the images that are attacked on it; None is what is not at hand.
+
+    The row learns what they are and what would be fetched.
+
+    Raises
+    ------
+    OnepixError
+        What would stop the run.
+    """
+    from onepix.engine.devices import choose_device, keep_memory
+
+    keep_memory()
+    images = _unless_absent(row, row.dataset, lambda: _images(config, row.dataset))
+    device = choose_device(config.engine.device)
+    loaded = _loaded(row, config, row.network)
+    return loaded and loaded.to(device), None if images is None else _selected(row, config, images)
+
+
+def _unless_absent(row: Row, name: str, load: Callable[[], T]) -> T | None:
+    try:
+        return load()
+    except OfflineError as error:
+        row.fetches.append(f"{name}: {error.missing}")
+        return None
+
+
+def _images(config: Config, name: str) -> "ImageSet":
+    from onepix.datasets.sources import load_dataset
+    from onepix.files.manifests import read_manifest
+    from onepix.jobs.inputs import read_images
+
+    settings, data = config.datasets[name], Path(config.data)
+    fetched = data / "datasets" / name / "manifest.json"
+    remade = isinstance(settings, BundledDataset)
+    if not remade and fetched.exists():
+        made_by = read_manifest(fetched)["settings"]["dataset"]
+        if made_by == settings.model_dump(mode="json"):
+            return read_images(fetched)
+    cifar10 = _cifar10(config) if isinstance(settings, Cifar10Dataset) else None
+    return load_dataset(settings, cifar10, data / "torchvision")
+
+
+def _cifar10(config: Config) -> Path:
+    from onepix.datasets.cifar10 import fetch_cifar10
+
+    folder = Path(config.data) / "cifar10"
+    fetch_cifar10(folder, Path(config.existing_cifar10) if config.existing_cifar10 else None)
+    return folder
+
+
+def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
+    """Load a network, if its weights are at hand."""
+    from onepix.networks.sources import find, load_classifier
+
+    settings = config.networks[name]
+    row.scaling = {"mean": settings.mean, "std": settings.std} if settings.mean else {}
+    trained = _trained(config, name, settings)
+    if settings.weights == "train" and trained is None:
+        row.weights = "to be trained"
+        return None
+    source = find(settings, trained)
+    row.weights, row.verified = source.origin, source.verified if source.sha256 else ""
+    loaded = _unless_absent(row, name, lambda: load_classifier(settings, source)[0])
+    if loaded is not None:
+        row.scaling = loaded.scaling
+    return loaded
+
+
+def with_fresh_weights(config: Config, network: str) -> "Classifier":
+    """Build a network whose weights are not at hand, on its device: its speed is that of any weights."""
+    from onepix.engine.devices import choose_device
+    from onepix.networks.build import build
+    from onepix.networks.classifier import Classifier
+
+    settings = config.networks[network]
+    classifier = Classifier(build(settings.architecture, settings.classes, settings.channels)).eval()
+    return classifier.to(choose_device(config.engine.device))
+
+
+def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
+    path = Path(config.data) / "trained" / f"{name}.safetensors"
+    return path if settings.weights == "train" and path.exists() else None
+
+
+def _selected(row: Row, config: Config, images: "ImageSet") -> "ImageSet":
+    """Return the images that the runs of this pair attack."""
+    from onepix.datasets.selection import select
+
+    wanted: set[int] = set()
+    for index, run in enumerate(config.runs):
+        if run.dataset == row.dataset and row.network in run.networks:
+            wanted.update(select(run.images, images.ids, images.labels, f"runs.{index}.images"))
+    row.images, row.shape = len(images.ids), images.images.shape[1:]
+    row.classes = len(images.class_names)
+    chosen = images.select(sorted(wanted))
+    row.selected = len(chosen.ids)
+    return chosen
+
+
+def _try_out(
+    row: Row, config: Config, classifier: "Classifier", chosen: "ImageSet", sample: int, with_accuracy: bool
+) -> None:
+    """Classify a sample, and count the candidates screened a second."""
+    import torch
+
+    from onepix.attacks.attack import clean_logits
+    from onepix.engine.evaluator import Evaluator
+
+    few = chosen.select(chosen.ids[:sample].tolist())
+    pictures = torch.from_numpy(few.images).to(classifier.mean.device)
+    evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
+    logits = clean_logits(classifier, pictures, evaluator.classify)
+    few.with_classes(logits.shape[1])
+    if with_accuracy:
+        correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
+        row.accuracy = int(correct.sum()), len(few.labels)
+    row.passes = passes_a_second(evaluator, pictures[:1])
+
+
+def passes_a_second(evaluator: "Evaluator", picture: "Tensor") -> float:
+    """Screen random one-pixel changes of an image, a round of a search at a time."""
+    import torch
+
+    from onepix.attacks.search import PASSES_A_ROUND
+    from onepix.pixels import Perturbation
+
+    height, width, channels = picture.shape[1:]
+    count = PASSES_A_ROUND * evaluator.micro_batch
+    generator = torch.Generator().manual_seed(0)
+    rows, columns, values = (
+        torch.randint(0, below, size, generator=generator, dtype=dtype).to(picture.device)
+        for below, size, dtype in (
+            (height, (count, 1), torch.int64),
+            (width, (count, 1), torch.int64),
+            (256, (count, 1, channels), torch.uint8),
+        )
+    )
+    candidates, owners = Perturbation(rows, columns, values), torch.zeros_like(rows[:, 0])
+    few = torch.arange(evaluator.micro_batch, device=picture.device)
+    evaluator.screen(picture, owners[few], candidates[few])  # the first pass is slower
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < TRIED:
+        evaluator.screen(picture, owners, candidates).argmax(1).cpu()
+        done += count
+    return done / (time.perf_counter() - start)
+
+
+def _peak_memory() -> int | None:
+    """Return the most memory that this process has held, in bytes; on a GPU, its tensors'."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() or None
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,72 @@
+"""What `onepix check` prints."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from onepix.config.study import Config
+from onepix.study.check import Row
+
+UNKNOWN = "?"
+WIDTH = 160  # of a table that goes to a file and not to a terminal
+COLUMNS = (
+    "dataset",
+    "network",
+    "images",
+    "size",
+    "classes",
+    "correct",
+    "mean / std of the input",
+    "memory",
+    "passes/s",
+    "weights",
+)
+
+
+def show(config: Config, rows: Iterable[Row]) -> int:
+    """Print a table of rows, what would be fetched and what is wrong; return how many rows have a fault."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    found = []
+    with console.status("checking …") as status:
+        for row in rows:
+            status.update(f"checked {row.dataset} × {row.network}")
+            found.append(row)
+    table = Table(*COLUMNS, box=None, header_style="bold")
+    for row in found:
+        table.add_row(*cells(row))
+    console.print(table)
+    for text in dict.fromkeys(text for row in found for text in row.fetches):
+        console.print(f"to be fetched: {text}", soft_wrap=True, markup=False)
+    for row in found:
+        if row.fault:
+            console.print(f"{row.dataset} × {row.network}: {row.fault}", soft_wrap=True, markup=False, style="red")
+    unused = [name for name in config.networks if all(name != row.network for row in found)]
+    if unused:
+        console.print(f"in no run, and not checked: {', '.join(unused)}", soft_wrap=True, markup=False)
+    return sum(bool(row.fault) for row in found)
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row as text, a cell a column."""
+    shape = "×".join(map(str, row.shape)) if row.shape else UNKNOWN
+    correct, of = row.accuracy or (0, 0)
+    return [
+        row.dataset,
+        row.network,
+        UNKNOWN if row.selected is None else f"{row.selected} of {row.images}",
+        shape,
+        UNKNOWN if row.classes is None else str(row.classes),
+        f"{correct} of {of} ({correct / of:.1%})" if of else UNKNOWN,
+        f"{_numbers(row.scaling['mean'])} / {_numbers(row.scaling['std'])}" if row.scaling else UNKNOWN,
+        UNKNOWN if row.memory is None else f"{row.memory / 1e6:,.0f} MB",
+        UNKNOWN if row.passes is None else f"{row.passes:,.0f}",
+        ", ".join(filter(None, [row.weights.rpartition("/")[2], row.verified])),
+    ]
+
+
+def _numbers(values: Sequence[float] | float) -> str:
+    """Write one number a channel, or one for all."""
+    return " ".join(f"{value:.4g}" for value in (values if isinstance(values, Sequence) else [values]))

@@ -1,0 +1,317 @@
+"""Says what a run of the workflow would do, and why. The one module of the library that knows Snakemake."""
+
+import ast
+import dataclasses
+import functools
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from onepix.config.base import Settings
+from onepix.config.engine import Engine
+from onepix.config.figures import Figures
+from onepix.config.propagation import Propagation
+from onepix.config.statistics import Statistics
+from onepix.config.study import Config
+from onepix.errors import OnepixError
+from onepix.files.manifests import digest
+
+# Snakemake is imported where it is used: it takes seconds, and nothing else here needs it.
+
+SECTIONS: dict[str, type[Settings]] = {
+    "engine": Engine,
+    "propagation": Propagation,
+    "statistics": Statistics,
+    "figures": Figures,
+}
+KINDS = ("method", "variant", "source", "architecture", "weights")  # where they change, other keys follow
+MOST_KEYS = 5  # named of one job
+LONGEST = 40  # characters of a value
+ABSENT = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A job of the workflow.
+
+    Attributes
+    ----------
+    rule : str
+        Its name.
+    wildcards : mapping
+        Values by name.
+    settings : mapping
+        What it is told of the configuration; empty where that is nothing.
+    why : tuple of str
+        Why it would run, most telling first; none if it would not.
+    threads : int
+        That it takes.
+    """
+
+    rule: str
+    wildcards: Mapping[str, str]
+    settings: Mapping[str, Any]
+    why: tuple[str, ...] = ()
+    threads: int = 1
+
+    @property
+    def run(self) -> tuple[str, str, str]:
+        """Dataset, network and attack; empty where the job is not of one."""
+        dataset, network, attack = (self.wildcards.get(name, "") for name in ("dataset", "network", "attack"))
+        return dataset, network, attack
+
+
+@dataclasses.dataclass(frozen=True)
+class Workflow:
+    """What Snakemake knows of a study.
+
+    Attributes
+    ----------
+    jobs : tuple of Job
+        All that lead to the study's results, in the order in which they could run; without the target `all`.
+    seconds : mapping
+        How long the jobs took that made the chunks and networks on disk, by their manifests.
+    """
+
+    jobs: tuple[Job, ...]
+    seconds: Mapping[Path, float]
+
+    def to_run(self, *rules: str) -> list[Job]:
+        """Return the jobs that would run, of these rules or of all."""
+        return [job for job in self.jobs if job.why and (not rules or job.rule in rules)]
+
+
+def ask_snakemake(config: Config, files: Sequence[Path]) -> Workflow:
+    """Let Snakemake find out what would run, in this folder; nothing does.
+
+    Parameters
+    ----------
+    config : Config
+        A study.
+    files : sequence of Path
+        What it was read from.
+
+    Raises
+    ------
+    OnepixError
+        If there is no Snakefile, or Snakemake finds a mistake.
+    """
+    if not Path("Snakefile").is_file():
+        raise OnepixError(f"{Path.cwd()}: no Snakefile; run onepix plan in the folder where it lies")
+    from snakemake.api import SnakemakeApi
+    from snakemake.exceptions import format_exception_to_string
+    from snakemake.settings.enums import Quietness
+    from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
+
+    quiet = OutputSettings(quiet={Quietness.ALL}, enable_file_logging=False)
+    with SnakemakeApi(quiet) as api, redirect_stdout(io.StringIO()):
+        study = api.workflow(ResourceSettings(cores=os.cpu_count()), ConfigSettings(configfiles=files))
+        try:
+            # As the default profile has it, what was interrupted is made again.
+            study.dag(DAGSettings(force_incomplete=True))
+            workflow = study._workflow
+            # There is no public way to the jobs; all of Snakemake's own ways of looking at them begin with these two.
+            workflow._prepare_dag(forceall=False, ignore_incomplete=False, lock_warn_only=True)
+            workflow._build_dag()
+        except SystemExit as error:
+            raise OnepixError(str(error.code).removeprefix("onepix: ")) from error
+        except Exception as error:
+            text = " ".join(format_exception_to_string(error, workflow_lines(study)).split())
+            raise OnepixError(f"Snakemake cannot plan this study: {text}") from error
+        return Workflow(tuple(_jobs(config, workflow)), _seconds(config, workflow.persistence))
+
+
+def workflow_lines(study: Any) -> Any:
+    """Return where the lines of a workflow stand in its files, for error messages."""
+    return study._workflow_store.linemaps if study._workflow_store else {}
+
+
+def _jobs(config: Config, workflow: Any) -> Iterator[Job]:
+    dag = workflow.dag
+    to_run = set(dag.needrun_jobs())
+    for level in dag.toposorted():
+        for job in sorted(level, key=lambda job: (job.rule.name, list(job.output))):
+            if not job.output:
+                continue
+            wildcards, settings = dict(job.wildcards), _settings(job.params.get("settings"))
+            reasons = _reasons(config, workflow, job, wildcards, settings) if job in to_run else ()
+            yield Job(job.rule.name, wildcards, settings, tuple(reasons), job.threads)
+
+
+def _settings(text: object) -> dict[str, Any]:
+    """Read a job's settings; empty if it has none."""
+    settings = json.loads(text) if isinstance(text, str) and text.startswith("{") else {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _reasons(
+    config: Config, workflow: Any, job: Any, wildcards: Mapping[str, str], settings: Mapping[str, Any]
+) -> Iterator[str]:
+    """Say why a job would run, most telling first.
+
+    Snakemake stops looking where a job follows from another one, so its settings and files are compared here.
+    """
+    reason, records = workflow.dag.reason(job), workflow.persistence
+    makers = _makers(workflow.dag, job)
+    if records.params_changed(job):
+        # Snakemake keeps parameters as Python writes them.
+        before = [_settings(ast.literal_eval(text)) for text in records.params(job.output[0]) or []]
+        yield from changed_keys(config, wildcards, next(filter(None, before), {}), settings)
+    made = {file for files in makers.values() for file in files}
+    if changed := {*reason.updated_input, *_changed_files(records, job)} - made:
+        yield f"{in_short(changed)} changed"
+    if reason.input_changed:
+        yield from _other_inputs(records.input(job.output[0]) or [], job.input)
+    if reason.code_changed:
+        yield "the rule's command changed"
+    if reason.software_stack_changed:
+        yield "its environment changed"
+    if reason.incomplete_output:
+        yield "was interrupted"
+    elif reason.missing_output:
+        yield "its output is gone" if records.metadata(job.output[0]) else "new"
+        return
+    implied = {earlier for maker in makers for earlier in workflow.dag.dependencies[maker]}
+    if rules := {maker.rule.name for maker in makers if maker not in implied}:
+        yield f"after {', '.join(sorted(rules))}"
+
+
+def _makers(dag: Any, job: Any) -> dict[Any, Any]:
+    """Return the jobs that would run and make a job's inputs, with those."""
+    return {maker: files for maker, files in dag.dependencies[job].items() if dag.needrun(maker)}
+
+
+def _changed_files(records: Any, job: Any) -> set[str]:
+    """Return a job's inputs that are not what they were when it ran; Snakemake keeps the digests of small files."""
+    record = records.metadata(job.output[0])
+    before = (record and record.input_checksums) or {}
+    known = {file for file in map(str, job.input) if file in before and Path(file).is_file()}
+    return {file for file in known if before[file].removeprefix("sha256:") != _digest(file)}
+
+
+@functools.cache
+def _digest(file: str) -> str:
+    return digest(Path(file))
+
+
+def _other_inputs(before: Iterable[str], now: Iterable[str]) -> Iterator[str]:
+    """Name the files that came to a job's inputs, and those that left them."""
+    old, new = set(map(str, before)), set(map(str, now))
+    if new - old:
+        yield f"also reads {in_short(new - old)}"
+    if old - new:
+        yield f"no longer reads {in_short(old - new)}"
+
+
+def in_short(files: Iterable[str]) -> str:
+    """Name two files, and count the others."""
+    names = sorted(map(str, files))
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def _seconds(config: Config, records: Any) -> dict[Path, float]:
+    """Return how long jobs took by Snakemake's records, by the manifests that they wrote."""
+    from snakemake.io import IOFile
+
+    chunks = Path(config.results).glob("*/*/*/*/??????-??????.json")
+    networks = Path(config.data).glob("networks/*/manifest.json")
+    found = {}
+    for manifest in [*chunks, *networks]:
+        record = records.metadata(IOFile(manifest.as_posix()))
+        if record and record.starttime and record.endtime and record.endtime > record.starttime:
+            found[manifest] = record.endtime - record.starttime
+    return found
+
+
+def changed_keys(
+    config: Config, wildcards: Mapping[str, str], before: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[str]:
+    """Name the keys of the configuration in which a job's settings differ, with their values before and now.
+
+    Parameters
+    ----------
+    config : Config
+        The study.
+    wildcards : mapping
+        Of the job: which dataset, network and attack its settings belong to.
+    before, now : mapping
+        The job's settings, as recorded and as they are.
+
+    Yields
+    ------
+    str
+        ``attacks.de.generations: 4 → 5``; of more than a few, the last says how many more there are.
+    """
+    found = list(_differences((), before, now)) if before else []
+    if not found:
+        yield "its parameters changed"
+    found.sort(key=lambda difference: (difference[0][-1] not in KINDS, ABSENT in difference[1:]))
+    for path, old, new in found[:MOST_KEYS]:
+        yield f"{_key(config, wildcards, path)}: {old} → {new}"
+    if len(found) > MOST_KEYS:
+        yield f"{len(found) - MOST_KEYS} more keys"
+
+
+def _differences(path: tuple[str, ...], before: Any, now: Any) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """Walk through two settings; give the path, the value before and the value now wherever they differ."""
+    if isinstance(before, list) and isinstance(now, list) and path[-1:] == ("runs",) and len(before) == len(now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            yield from _differences((*path, str(key)), before.get(key, ...), now.get(key, ...))
+    elif before != now:
+        yield path, _shown(path, before), _shown(path, now)
+
+
+def _shown(path: tuple[str, ...], value: Any) -> str:
+    if value is ...:
+        return ABSENT
+    if path[-1] == "image_ids":
+        return _ranges(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _ranges(ids: Sequence[int]) -> str:
+    """Write ids in short: 0-3, 7."""
+    parts: list[list[int]] = []
+    for image_id in sorted(ids):
+        if parts and image_id == parts[-1][-1] + 1:
+            parts[-1][1:] = [image_id]
+        else:
+            parts.append([image_id])
+    text = ", ".join("-".join(map(str, part)) for part in parts)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _key(config: Config, wildcards: Mapping[str, str], path: tuple[str, ...]) -> str:
+    """Return a setting's key as the configuration spells it."""
+    first, *rest = path
+    section = next((name for name, model in SECTIONS.items() if first in model.model_fields), None)
+    if first in ("attack", "dataset", "network"):
+        path = (f"{first}s", wildcards.get(first, ABSENT), *rest)
+    elif first == "image_ids":
+        path = (*_run(config, wildcards), "images")
+    elif first == "existing":
+        path = ("existing_cifar10",)
+    elif first == "downloads":
+        path = ("data",)
+    elif first not in Config.model_fields and section:
+        path = (section, *path)
+    return ".".join(path)
+
+
+def _run(config: Config, wildcards: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the keys of the run that a job belongs to; of several, none in particular."""
+    indices = [
+        index
+        for index, run in enumerate(config.runs)
+        if run.dataset == wildcards.get("dataset")
+        and wildcards.get("network") in run.networks
+        and wildcards.get("attack", run.attacks[0]) in run.attacks
+    ]
+    return ("runs", str(indices[0])) if len(indices) == 1 else ("runs",)

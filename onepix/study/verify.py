@@ -1,0 +1,303 @@
+"""Checks what a study has left on disk, and does a sample of it again."""
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import xarray as xr
+
+from onepix.attacks.goal import Goal
+from onepix.config.base import UNTARGETED
+from onepix.datasets.arrays import load_arrays
+from onepix.engine.evaluator import logits
+from onepix.errors import OnepixError
+from onepix.files.manifests import checked_data, read_manifest
+from onepix.files.records import attacked_images, read_records
+from onepix.files.trees import read_tree
+from onepix.images import ImageSet
+from onepix.networks.classifier import Classifier
+from onepix.networks.weights import load_network_file
+
+# Each stage, and which manifests its own states the digests of: those of a dataset, a network, or an earlier stage.
+STAGES = {
+    "attack": ("dataset", "network"),
+    "propagation": ("dataset", "network", "attack"),
+    "locality": ("dataset", "network", "attack"),
+    "controls": ("dataset", "network", "locality"),
+}
+BATCH = 32  # images a forward pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Something wrong on disk.
+
+    Attributes
+    ----------
+    target : Path
+        What Snakemake must make again.
+    what : str
+        One line.
+    """
+
+    target: Path
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """One chunk of one run, and where its manifests lie."""
+
+    results: Path
+    data: Path
+    run: tuple[str, str, str]  # dataset, network, attack
+    name: str
+
+    def manifest(self, part: str) -> Path:
+        """Return a stage's manifest, or that of the dataset, the network or its receptive fields."""
+        dataset, network, attack = self.run
+        fetched = {"dataset": ("datasets", dataset), "network": ("networks", network)}
+        if part in fetched:
+            return self.data.joinpath(*fetched[part], "manifest.json")
+        if part == "receptive_fields":
+            return self.results.joinpath(dataset, network, "receptive_fields.json")
+        return self.results.joinpath(dataset, network, attack, part, f"{self.name}.json")
+
+    @property
+    def ids(self) -> range:
+        """The ids that the chunk's name allows."""
+        first, last = self.name.split("-")
+        return range(int(first), int(last) + 1)
+
+
+def chunks_in(results: Path, data: Path) -> list[Chunk]:
+    """Find the chunks of a study, of whatever stage, in order.
+
+    Raises
+    ------
+    OnepixError
+        If there are none.
+    """
+    found = {
+        (path.relative_to(results).parts[:3], path.stem)
+        for stage in STAGES
+        for path in results.glob(f"*/*/*/{stage}/*.json")
+    }
+    if not found:
+        expected = "DATASET/NETWORK/ATTACK/attack/000000-000024.json"
+        raise OnepixError(f"{results}: no results; expected files such as {expected} in it")
+    return [Chunk(results, data, (run[0], run[1], run[2]), name) for run, name in sorted(found)]
+
+
+def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> Iterator[Fault]:
+    """Check every dataset, network and chunk of a study, and classify some attacked images of each run again.
+
+    Parameters
+    ----------
+    results, data : Path
+        The study's folders.
+    sample : int
+        Attacked images of each run that are rebuilt from their records and classified.
+    device : str
+        For that.
+
+    Yields
+    ------
+    Fault
+        Everything that is wrong; a chunk with a fault in a stage is not looked into further.
+    """
+    chunks = chunks_in(results, data)
+    for wanted in (results / "configuration.yaml", results / "tables" / "provenance.csv"):
+        if not wanted.is_file():
+            yield Fault(wanted, f"{wanted}: not found")
+    broken = set()
+    for manifest in dict.fromkeys(chunk.manifest(part) for chunk in chunks for part in ("dataset", "network")):
+        if what := _data_fault(manifest):
+            broken.add(manifest)
+            yield Fault(manifest, what)
+    for chunk in {chunk.manifest("receptive_fields"): chunk for chunk in chunks}.values():
+        fields = chunk.manifest("receptive_fields")
+        if what := _data_fault(fields) or _origin_fault(chunk, "receptive_fields", ("dataset", "network")):
+            yield Fault(fields, what)
+    # Runs come by dataset, then by network: each is read once, as only the last one is kept.
+    read = functools.lru_cache(1)(_images), functools.lru_cache(1)(functools.partial(_network, device=device))
+    for _, of_run in itertools.groupby(chunks, key=lambda chunk: chunk.run):
+        whole = {}
+        for chunk in of_run:
+            records, fault = _checked(chunk)
+            if fault:
+                yield fault
+            elif not broken & {chunk.manifest("dataset"), chunk.manifest("network")}:
+                whole[chunk] = records
+        yield from _faults_between(list(whole))
+        yield from _classified_again(whole, sample, *read)
+
+
+def _data_fault(manifest: Path) -> str:
+    """Say what is wrong with a manifest's data; nothing if they are as they were written."""
+    try:
+        checked_data(manifest)
+        if "position_maps" in read_manifest(manifest):
+            checked_data(manifest, "position_maps")
+    except OnepixError as error:
+        return str(error).partition("; ")[0]
+    return ""
+
+
+def _data(manifest: Path) -> Path:
+    """Return the path of data whose digest has been compared."""
+    return manifest.parent / str(read_manifest(manifest)["data"])
+
+
+def _images(manifest: Path) -> ImageSet:
+    return load_arrays(_data(manifest))
+
+
+def _network(manifest: Path, device: str) -> Classifier:
+    return load_network_file(_data(manifest), device)
+
+
+def _checked(chunk: Chunk) -> tuple[pd.DataFrame, Fault | None]:
+    """Check a chunk's stages in order; return its records, and the first fault."""
+    records = pd.DataFrame()
+    for stage, parts in STAGES.items():
+        manifest = chunk.manifest(stage)
+        if stage in ("locality", "controls") and not manifest.exists() and _several(records):
+            continue  # position maps are made of one-pixel attacks
+        if what := _data_fault(manifest) or _origin_fault(chunk, stage, parts):
+            return records, Fault(manifest, what)
+        try:
+            if stage == "attack":
+                records = read_records([_data(manifest)])
+                faults = _record_faults(chunk, records)
+            else:
+                faults = _map_faults(chunk, stage, records)
+            if what := next(faults, ""):
+                return records, Fault(manifest, f"{manifest}: {what}")
+        except (KeyError, ValueError, OSError) as error:  # a file of another layout
+            said = " ".join(str(error).split())
+            return records, Fault(manifest, f"{manifest}: its data cannot be read: {said}")
+    return records, None
+
+
+def _several(records: pd.DataFrame) -> bool:
+    return bool((records["rows"].str.len() > 1).any())
+
+
+def _origin_fault(chunk: Chunk, stage: str, parts: Sequence[str]) -> str:
+    """Say which input a stage was made from that is not the one there is now."""
+    made_from = read_manifest(chunk.manifest(stage)).get("inputs", {})
+    for part in parts:
+        now = chunk.manifest(part)
+        if not now.exists():
+            return f"{now}: not found, and {chunk.manifest(stage)} was made from it"
+        if made_from.get(part) != read_manifest(now)["sha256"]:
+            return f"{chunk.manifest(stage)}: made from another {part} than the one in {now}"
+    return ""
+
+
+def _record_faults(chunk: Chunk, records: pd.DataFrame) -> Iterator[str]:
+    wanted = read_manifest(chunk.manifest("attack"))["settings"]["image_ids"]
+    found = sorted(set(records["image_id"]))
+    if found != sorted(wanted):
+        yield f"holds {_ids(found)}, its manifest says {_ids(wanted)}"
+    if outside := [image_id for image_id in found if image_id not in chunk.ids]:
+        yield f"holds image {outside[0]}, which is not of this chunk"
+    if records.duplicated(["image_id", "target"]).any():
+        twice = records.loc[records.duplicated(["image_id", "target"]), "image_id"].iloc[0]
+        yield f"holds image {twice} twice"
+    attacked = records[records["eligible"]]
+    if attacked[["success", "rows", "columns", "values", "adversarial_class", "queries"]].isna().any().any():
+        yield "lacks values of attacked images"
+    targets = attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)
+    goal = Goal(torch.from_numpy(attacked["label"].to_numpy(np.int64)), torch.from_numpy(targets))
+    reached = goal.reached_by(torch.from_numpy(attacked["adversarial_class"].to_numpy(np.int64)))
+    if (reached.numpy() != attacked["success"].to_numpy(bool)).any():
+        yield "states successes that its classes contradict"
+
+
+def _map_faults(chunk: Chunk, stage: str, records: pd.DataFrame) -> Iterator[str]:
+    tree = read_tree(_data(chunk.manifest(stage)))
+    root = tree.to_dataset()
+    attacked = records[records["eligible"]]
+    expected = attacked if stage == "propagation" else attacked[attacked["success"].astype(bool)]
+    keys = list(zip(expected["image_id"], expected["target"].fillna(UNTARGETED), strict=True))
+    found = list(zip(root["image"].values.tolist(), root["target"].values.tolist(), strict=True))
+    # A success that its colour repeats at every position has no control.
+    fits = [key for key in keys if key in found] == found if stage == "controls" else keys == found
+    if not fits:
+        yield f"holds {_ids([key[0] for key in found])}, its attacks are of {_ids([key[0] for key in keys])}"
+        return
+    if stage == "locality":
+        shape = (len(found), *read_manifest(chunk.manifest("dataset"))["shape"][:2])
+        yield from _array_faults("", root, {"flips": (shape, "bool"), "margin": (shape, "float32")})
+        if ((root["margin"].values < 0) & ~root["flips"].values).any():
+            yield "flips and margin contradict each other"
+        return
+    for name, group in tree.children.items():
+        if name != "measures":
+            maps = group.to_dataset()
+            shape = (len(found), *maps["max"].shape[1:])
+            yield from _array_faults(f"{name}/", maps, {"max": (shape, "float32"), "mean": (shape, "float32")})
+
+
+def _array_faults(where: str, group: xr.Dataset, expected: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[str]:
+    for name, (shape, dtype) in expected.items():
+        array = group[name]
+        if array.shape != shape or array.dtype != dtype:
+            yield f"{where}{name} is {array.dtype} of shape {array.shape}, expected {dtype} of {shape}"
+        elif dtype.startswith("float") and not np.isfinite(array.values).all():
+            yield f"{where}{name} holds values that are not finite"
+
+
+def _faults_between(chunks: Sequence[Chunk]) -> Iterator[Fault]:
+    """Check that a run's chunks were made by one configuration."""
+    for stage in STAGES:
+        manifests = [chunk.manifest(stage) for chunk in chunks if chunk.manifest(stage).exists()]
+        settings = [{**read_manifest(path)["settings"], "image_ids": None} for path in manifests]
+        texts = [json.dumps(part, sort_keys=True) for part in settings]
+        usual = max(texts, key=texts.count, default="")
+        for path, part, text in zip(manifests, settings, texts, strict=True):
+            if text != usual:
+                key = next(key for key, value in part.items() if value != json.loads(usual).get(key))
+                yield Fault(path, f"{path}: made with another '{key}' than the run's other chunks")
+
+
+def _classified_again(
+    whole: Mapping[Chunk, pd.DataFrame],
+    sample: int,
+    images_of: Callable[[Path], ImageSet],
+    network_of: Callable[[Path], Classifier],
+) -> Iterator[Fault]:
+    """Rebuild some attacked images from their records, and compare the classes that the network sees."""
+    if not whole:
+        return
+    chunks = list(whole)
+    records = pd.concat([whole[chunk].assign(chunk=n) for n, chunk in enumerate(chunks)], ignore_index=True)
+    attacked = records[records["eligible"]]
+    few = attacked.sample(min(sample, len(attacked)), random_state=0)
+    if few.empty:
+        return
+    images, classifier = images_of(chunks[0].manifest("dataset")), network_of(chunks[0].manifest("network"))
+    changed = attacked_images(images.images[images.indices(few["image_id"])], few)
+    given = torch.from_numpy(changed).to(classifier.mean.device)
+    seen = logits(classifier, given, BATCH).argmax(1).cpu().numpy()
+    for (_, row), label in zip(few.iterrows(), seen, strict=True):
+        if label != row["adversarial_class"]:
+            manifest = chunks[row["chunk"]].manifest("attack")
+            said = f"image {row['image_id']} is classified as {label}, its record says {row['adversarial_class']}"
+            yield Fault(manifest, f"{manifest}: {said}")
+
+
+def _ids(ids: Sequence[int] | npt.NDArray[np.int64]) -> str:
+    """Return ids in short."""
+    listed = [int(image_id) for image_id in ids]
+    shown = ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")
+    return f"{len(listed)} images ({shown})" if listed else "no images"
