@@ -26,7 +26,16 @@ from onepix.errors import OnepixError
 from onepix.names import nearest
 
 TAKEN = {  # in the folder of results, and in those of its datasets and networks
-    "datasets": {"configuration.yaml", "figures", "sharing", "tables"},
+    "datasets": {
+        "configuration.html",
+        "configuration.yaml",
+        "charts",
+        "provenance.csv",
+        "provenance.html",
+        "sharing",
+        "sharing_figures",
+        "tables",
+    },
     "attacks": {f"receptive_fields.{ending}" for ending in ("csv", "json", "zarr")},
 }
 

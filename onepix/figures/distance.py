@@ -31,8 +31,9 @@ def distance_profile(profiles: Mapping[str, pd.DataFrame], confidence: float = 0
     Parameters
     ----------
     profiles : mapping
-        Network to its `onepix.analysis.locality.distance_profile`: one row per distance, with distance (int, pixels),
-        images (int), rate, low, high, chance, chance_low and chance_high (float; bounds NaN where there is no interval).
+        Network to its `onepix.analysis.locality.distance_profile`: one row per distance, with distance (int,
+        pixels), images (int), rate, low, high, chance, chance_low and chance_high (float; bounds NaN where there is
+        no interval).
     confidence : float
         Level of the intervals, named in the legend.
 

@@ -15,7 +15,7 @@ from onepix.engine.devices import claimed_device, keep_memory
 from onepix.files.manifests import checked_data, digest, source_digest, versions, write_manifest
 from onepix.files.records import write_records
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
 from onepix.networks.weights import load_network_file
 
 
@@ -27,7 +27,7 @@ class AttackJob(Settings):
     engine: Engine
 
 
-def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
+def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output) -> None:
     """Write the attack records of a chunk as Parquet, a scan's position maps as zarr, and their manifest `output`.
 
     Attacks that get done are kept in `journal` beside the folder of `output`, until the manifest is written.

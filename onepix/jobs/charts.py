@@ -1,6 +1,7 @@
-"""Draw what compares runs, from the gathered tables."""
+"""Draw what compares runs, from the tables of all runs."""
 
-from pathlib import Path
+import pandas as pd
+from matplotlib.figure import Figure
 
 from onepix.config.base import Settings
 from onepix.figures.distance import distance_profile
@@ -8,7 +9,7 @@ from onepix.figures.locality import CHANGES, locality_chart
 from onepix.figures.receptive_fields import receptive_fields
 from onepix.figures.style import paper_style, save
 from onepix.files.tables import read_csv
-from onepix.jobs.inputs import read_settings
+from onepix.jobs.inputs import JsonText, Output, Table, read_settings
 
 
 class ChartsJob(Settings):
@@ -18,34 +19,47 @@ class ChartsJob(Settings):
     confidence: float
 
 
-def run_chart(settings: str, table: Path, output: Path) -> None:
-    """Draw the locality chart of all runs as PNG, `output`, and beside it as PDF."""
+def run(
+    settings: JsonText, locality: Table, profile: Table, fields: Table, neighbourhood: Table, output: Output
+) -> None:
+    """Draw every chart as PNG and PDF into the folder of one of them, `output`.
+
+    Parameters
+    ----------
+    settings : str
+        `ChartsJob` as JSON.
+    locality, profile, fields, neighbourhood : Path
+        The tables of all runs; `fields` are the receptive fields.
+    output : Path
+        One of the charts.
+    """
     job = read_settings(ChartsJob, settings)
-    rates = read_csv(table)
+    rates, rows, layers, lengths = map(read_csv, (locality, profile, fields, neighbourhood))
     with paper_style():
-        save(locality_chart(rates[rates["change"].isin(CHANGES)], job.confidence), output.with_suffix(""), job.dpi)
+        for name, figure in (
+            ("locality_chart", locality_chart(rates[rates["change"].isin(CHANGES)], job.confidence)),
+            ("distance_profile", _profile(rows, job.confidence)),
+            ("receptive_fields", _fields(layers, lengths, job.confidence)),
+        ):
+            save(figure, output.parent / name, job.dpi)
 
 
-def run_profile(settings: str, table: Path, output: Path) -> None:
-    """Draw the distance profiles of all runs as PNG, `output`, and beside it as PDF."""
-    job = read_settings(ChartsJob, settings)
-    rows = read_csv(table)
-    keys = ["network", *(name for name in ("dataset", "attack") if len(rows[name].unique()) > 1)]
-    profiles = {", ".join(map(str, names)): profile for names, profile in rows.groupby(keys, sort=False)}
-    with paper_style():
-        save(distance_profile(profiles, job.confidence), output.with_suffix(""), job.dpi)
+def _profile(rows: pd.DataFrame, confidence: float) -> Figure:
+    """Draw the distance profiles of all runs."""
+    profiles = {", ".join(map(str, names)): profile for names, profile in rows.groupby(_named(rows), sort=False)}
+    return distance_profile(profiles, confidence)
 
 
-def run_receptive_fields(settings: str, table: Path, neighbourhood: Path, output: Path) -> None:
-    """Draw receptive fields by depth beside the length scale of locality as PNG, `output`, and beside it as PDF."""
-    job = read_settings(ChartsJob, settings)
-    fields, lengths = read_csv(table), read_csv(neighbourhood)
-    named = ["network", *(name for name in ("dataset", "attack") if len(lengths[name].unique()) > 1)]
+def _fields(layers: pd.DataFrame, lengths: pd.DataFrame, confidence: float) -> Figure:
+    """Draw receptive fields by depth beside the length scale of locality."""
     tables, half_distances = {}, {}
     for row in lengths.to_dict("records"):
-        name = ", ".join(str(row[key]) for key in named)
-        tables[name] = fields[(fields["dataset"] == row["dataset"]) & (fields["network"] == row["network"])]
+        name = ", ".join(str(row[key]) for key in _named(lengths))
+        tables[name] = layers[(layers["dataset"] == row["dataset"]) & (layers["network"] == row["network"])]
         half_distances[name] = (row["half_distance"], row["half_distance_low"], row["half_distance_high"])
-    with paper_style():
-        figure = receptive_fields(tables, half_distances, "Receptive fields by depth", job.confidence)
-        save(figure, output.with_suffix(""), job.dpi)
+    return receptive_fields(tables, half_distances, "Receptive fields by depth", confidence)
+
+
+def _named(runs: pd.DataFrame) -> list[str]:
+    """Return the columns that tell runs apart: the network, and whatever else is not the same everywhere."""
+    return ["network", *(name for name in ("dataset", "attack") if len(runs[name].unique()) > 1)]

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import typer
+
 from onepix.config.base import Settings
 from onepix.datasets.cifar10 import fetch_cifar10
 from onepix.files.manifests import write_manifest
-from onepix.jobs.inputs import read_settings
+from onepix.jobs.inputs import JsonText, Output, read_settings
 
 
 class Cifar10Job(Settings):
@@ -14,10 +16,10 @@ class Cifar10Job(Settings):
     existing: Path | None = None
 
 
-def run(settings: str, output: Path) -> str:
-    """Write the six binary files into a folder beside their manifest `output`; return where they came from."""
+def run(settings: JsonText, output: Output) -> None:
+    """Write the six binary files into a folder beside their manifest `output`, and say where they came from."""
     job = read_settings(Cifar10Job, settings)
     folder = output.with_suffix("")
     source = fetch_cifar10(folder, job.existing)
     write_manifest(output, folder, {}, source=source)
-    return source
+    typer.echo(f"CIFAR-10 from {source}: six files in {folder}, all as published")

@@ -1,18 +1,17 @@
 """Write down what was asked for."""
 
 import html
-from pathlib import Path
 
 import yaml
 
 from onepix.config.study import Config
 from onepix.files.atomic import replacing
 from onepix.files.pages import write_page
-from onepix.jobs.inputs import read_settings
+from onepix.jobs.inputs import JsonText, Output, read_settings
 
 
-def run_record(settings: str, output: Path) -> None:
-    """Write the whole configuration with all defaults as YAML, which `onepix.config.study.load` reads, and as a page."""
+def run(settings: JsonText, output: Output) -> None:
+    """Write the whole configuration with all defaults as YAML, for `onepix.config.study.load`, and as a page."""
     config = read_settings(Config, settings)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
     with replacing(output) as temporary:

@@ -1,14 +1,12 @@
 """Follow the matched controls of one chunk's successes through every layer."""
 
-from pathlib import Path
-
 import numpy as np
 import xarray as xr
 
 from onepix.analysis.draws import drawn_controls
 from onepix.files.manifests import checked_data
 from onepix.files.trees import read_tree
-from onepix.jobs.inputs import read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, read_images, read_settings
 from onepix.jobs.propagation import PropagationJob, follow
 
 
@@ -18,7 +16,7 @@ class ControlsJob(PropagationJob):
     seed: int
 
 
-def run(settings: str, dataset: Path, network: Path, locality: Path, output: Path) -> None:
+def run(settings: JsonText, dataset: Manifest, network: Manifest, locality: Manifest, output: Output) -> None:
     """Write the propagation maps of the controls as zarr, and their manifest `output`.
 
     A control is the colour of a success at a position of the same image, drawn from those that do not flip the class.

@@ -7,7 +7,7 @@ from onepix.config.datasets import DatasetSettings
 from onepix.datasets.arrays import save_arrays
 from onepix.datasets.sources import load_dataset
 from onepix.files.manifests import write_manifest
-from onepix.jobs.inputs import cifar10_folder, read_settings
+from onepix.jobs.inputs import Fetched, JsonText, Output, cifar10_folder, read_settings
 
 
 class DatasetsJob(Settings):
@@ -17,8 +17,8 @@ class DatasetsJob(Settings):
     downloads: Path | None = None
 
 
-def run(settings: str, cifar10: Path | None, output: Path) -> None:
-    """Write `images.npz` and its manifest `output`; `cifar10` is the manifest that `fetch_cifar10` wrote."""
+def run(settings: JsonText, output: Output, cifar10: Fetched = None) -> None:
+    """Write `images.npz` and its manifest `output`; `cifar10` is the manifest of CIFAR-10, for datasets made of it."""
     job = read_settings(DatasetsJob, settings)
     images = load_dataset(job.dataset, cifar10 and cifar10_folder(cifar10), job.downloads)
     data = output.parent / "images.npz"

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import typer
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -25,8 +26,10 @@ from onepix.files.records import attacked_images, read_records
 from onepix.files.tables import read_csv
 from onepix.files.trees import read_tree
 from onepix.images import ImageSet
-from onepix.jobs.inputs import by_stage, read_images, read_settings
+from onepix.jobs.inputs import Files, JsonText, Manifest, Output, by_stage, read_images, read_settings
 from onepix.names import fits, nearest
+
+Records = Annotated[Path, typer.Option(help="The Parquet file of all records; tables lie beside it.")]
 
 
 class FiguresJob(Settings):
@@ -44,7 +47,7 @@ class FiguresJob(Settings):
         return f"{self.network} on {self.dataset}, {self.attack}"
 
 
-def run(settings: str, dataset: Path, records: Path, manifests: Sequence[Path], output: Path) -> None:
+def run(settings: JsonText, dataset: Manifest, records: Records, manifests: Files, output: Output) -> None:
     """Write every figure of a run, as PNG and PDF, into the folder of one of them, `output`.
 
     The tables lie beside the `records`; the `manifests` are those of propagation and position maps.

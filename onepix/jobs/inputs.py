@@ -1,4 +1,4 @@
-"""One file a rule of the workflow: read inputs and settings, call the library, write outputs."""
+"""What jobs take from the command line and read from disk, and what their manifests say of both."""
 
 import json
 import platform
@@ -6,7 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import typer
 
 from onepix.config.base import Settings
 from onepix.config.reading import validated
@@ -15,6 +17,13 @@ from onepix.files.manifests import checked_data, read_manifest
 from onepix.images import ImageSet
 
 S = TypeVar("S", bound=Settings)
+# The options of jobs, as `python -m onepix.jobs RULE` takes them.
+JsonText = Annotated[str, typer.Option(help="The job's settings as JSON.")]
+Manifest = Annotated[Path, typer.Option(help="A manifest: of a dataset, a network, or a chunk at an earlier stage.")]
+Table = Annotated[Path, typer.Option(help="A table, CSV.")]
+Output = Annotated[Path, typer.Option(help="What to write; the rest goes beside it.")]
+Fetched = Annotated[Path | None, typer.Argument(help="What an earlier job wrote, where this one needs it.")]
+Files = Annotated[list[Path], typer.Argument(help="Manifests or tables that earlier jobs wrote.")]
 DRIVER = Path("/proc/driver/nvidia/version")
 
 

@@ -1,7 +1,5 @@
 """Move the colours of a chunk's successful attacks to every position."""
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -17,7 +15,7 @@ from onepix.engine.evaluator import Evaluator
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.records import one_pixel_successes, read_records
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
 from onepix.networks.weights import load_network_file
 
 
@@ -27,7 +25,7 @@ class LocalityJob(Settings):
     engine: Engine
 
 
-def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path) -> None:
+def run(settings: JsonText, dataset: Manifest, network: Manifest, attack: Manifest, output: Output) -> None:
     """Write the position maps of a chunk's successes as zarr, and their manifest `output`."""
     job = read_settings(LocalityJob, settings)
     keep_memory()

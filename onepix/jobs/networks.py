@@ -1,11 +1,11 @@
 """Fetch one network of the configuration: check its weights and write them down once and for all."""
 
-from pathlib import Path
+import typer
 
 from onepix.config.base import Settings
 from onepix.config.networks import Network
 from onepix.files.manifests import write_manifest
-from onepix.jobs.inputs import read_settings
+from onepix.jobs.inputs import Fetched, JsonText, Output, name_of, read_settings
 from onepix.networks.sources import find, load_classifier
 from onepix.networks.weights import read_metadata, save_classifier
 
@@ -16,8 +16,8 @@ class NetworksJob(Settings):
     network: Network
 
 
-def run(settings: str, trained: Path | None, output: Path) -> str:
-    """Write `weights.safetensors` and its manifest `output`; return where the weights came from, in words.
+def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
+    """Write `weights.safetensors` and its manifest `output`, and say where the weights came from.
 
     `trained` holds the weights of `weights: train`.
     """
@@ -32,4 +32,5 @@ def run(settings: str, trained: Path | None, output: Path) -> str:
     data = output.parent / "weights.safetensors"
     save_classifier(classifier, data, metadata)
     write_manifest(output, data, job.model_dump(mode="json"), metadata=read_metadata(data))
-    return f"{source.origin} (verified {source.verified})" if source.sha256 else source.origin
+    verified = f" (verified {source.verified})" if source.sha256 else ""
+    typer.echo(f"weights of {name_of(output)}: {source.origin}{verified}")

@@ -16,7 +16,7 @@ from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.records import attacked_images, read_records
 from onepix.files.trees import write_tree
 from onepix.images import ImageSet
-from onepix.jobs.inputs import name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
 from onepix.layers.propagation import propagation_maps
 from onepix.layers.receptive_field import receptive_fields
 from onepix.networks.weights import load_network_file
@@ -29,7 +29,7 @@ class PropagationJob(Settings):
     engine: Passes
 
 
-def run(settings: str, dataset: Path, network: Path, attack: Path, output: Path) -> None:
+def run(settings: JsonText, dataset: Manifest, network: Manifest, attack: Manifest, output: Output) -> None:
     """Write the propagation maps of all attacked images of a chunk as zarr, and their manifest `output`."""
     job = read_settings(PropagationJob, settings)
     records = read_records([checked_data(attack)])

@@ -1,7 +1,7 @@
 """Write down what was asked for, and what each result was made from, by what and on what."""
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from onepix.errors import OnepixError
 from onepix.files.manifests import read_manifest
 from onepix.files.pages import write_page
 from onepix.files.tables import write_csv
+from onepix.jobs.inputs import Files, Output
 
 STAGES = ("attack", "propagation", "locality", "controls")
 COUNTS = ("chunks", "images")
@@ -19,12 +20,12 @@ SHOWN = ("onepix", "torch", "cuda")  # of the versions, those with a column of t
 LONG = ("libraries", "settings")  # columns that a page shows on demand
 
 
-def run_gather(manifests: Sequence[Path], output: Path) -> None:
+def run(manifests: Files, output: Output) -> None:
     """Write as CSV, and as a page beside it, what manifests say of the origin of their results.
 
     Parameters
     ----------
-    manifests : sequence of Path
+    manifests : list of Path
         Of datasets and networks (…/datasets/NAME/manifest.json, …/networks/NAME/manifest.json), of receptive fields
         (…/DATASET/NETWORK/receptive_fields.json) and of chunks (…/DATASET/NETWORK/ATTACK/STAGE/CHUNK.json).
     output : Path

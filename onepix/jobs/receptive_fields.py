@@ -1,7 +1,6 @@
 """Find the receptive fields of one network, by its geometry and by gradient."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from onepix.engine.devices import claimed_device
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.tables import write_csv
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
 from onepix.layers.effective_field import EffectiveField, effective_fields
 from onepix.layers.receptive_field import ReceptiveField, receptive_fields
 from onepix.networks.weights import load_network_file
@@ -28,7 +27,7 @@ class ReceptiveFieldsJob(Settings):
     image_ids: tuple[int, ...]
 
 
-def run(settings: str, dataset: Path, network: Path, output: Path) -> None:
+def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output) -> None:
     """Write effective receptive fields as zarr, their manifest `output`, and beside it a table of both kinds as CSV."""
     job = read_settings(ReceptiveFieldsJob, settings)
     device = claimed_device(job.device)

@@ -1,12 +1,10 @@
 """List the images that a rule chooses from a dataset."""
 
-from pathlib import Path
-
 from onepix.config.base import Settings
 from onepix.config.selection import Selection
 from onepix.datasets.selection import select
 from onepix.files.atomic import replacing
-from onepix.jobs.inputs import read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, read_images, read_settings
 
 
 class SelectionJob(Settings):
@@ -15,7 +13,7 @@ class SelectionJob(Settings):
     images: Selection
 
 
-def run(settings: str, dataset: Path, output: Path) -> None:
+def run(settings: JsonText, dataset: Manifest, output: Output) -> None:
     """Write the ids as text, one a line."""
     job = read_settings(SelectionJob, settings)
     images = read_images(dataset)

@@ -13,7 +13,7 @@ from onepix.config.statistics import Intervals
 from onepix.files.manifests import checked_data
 from onepix.files.tables import read_csv, write_csv
 from onepix.files.trees import read_tree
-from onepix.jobs.inputs import read_settings
+from onepix.jobs.inputs import Files, JsonText, Output, read_settings
 
 
 class SharingJob(Settings):
@@ -24,14 +24,14 @@ class SharingJob(Settings):
     statistics: Intervals
 
 
-def run(settings: str, files: Sequence[Path], output: Path) -> None:
+def run(settings: JsonText, files: Files, output: Output) -> None:
     """Write the table of all pairs of networks as CSV.
 
     Parameters
     ----------
     settings : str
         `SharingJob` as JSON.
-    files : sequence of Path
+    files : list of Path
         What `onepix.jobs.transfer` wrote, one CSV file a network; and manifests of position maps of successes, or of
         the records of whole scans, in …/NETWORK/ATTACK/STAGE/, those of a network one after the other.
     output : Path

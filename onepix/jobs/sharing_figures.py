@@ -1,12 +1,10 @@
 """Draw what networks share."""
 
-from pathlib import Path
-
 from onepix.config.base import Settings
 from onepix.figures.sharing import sharing
 from onepix.figures.style import paper_style, save
 from onepix.files.tables import read_csv
-from onepix.jobs.inputs import read_settings
+from onepix.jobs.inputs import JsonText, Output, Table, read_settings
 
 
 class SharingFiguresJob(Settings):
@@ -18,7 +16,7 @@ class SharingFiguresJob(Settings):
     confidence: float
 
 
-def run(settings: str, table: Path, output: Path) -> None:
+def run(settings: JsonText, table: Table, output: Output) -> None:
     """Draw the table as PNG, `output`, and beside it as PDF."""
     job = read_settings(SharingFiguresJob, settings)
     with paper_style():

@@ -1,8 +1,5 @@
 """Summarise all chunks of one run."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from onepix.analysis.claims import claim_table
 from onepix.analysis.depth import comparison_table, layer_table, separation_table
 from onepix.analysis.locality_tables import cluster_table, locality_table, neighbourhood_table, profile_table
@@ -13,7 +10,7 @@ from onepix.files.manifests import checked_data
 from onepix.files.records import read_records, write_records
 from onepix.files.tables import write_csv
 from onepix.files.trees import read_tree
-from onepix.jobs.inputs import by_stage, read_settings
+from onepix.jobs.inputs import Files, JsonText, Output, by_stage, read_settings
 
 
 class SummaryJob(Settings):
@@ -25,7 +22,7 @@ class SummaryJob(Settings):
     statistics: Statistics
 
 
-def run(settings: str, manifests: Sequence[Path], output: Path) -> None:
+def run(settings: JsonText, manifests: Files, output: Output) -> None:
     """Write the attack records of a run, `output`, and beside them all its tables as CSV.
 
     The `manifests` are those of all chunks, of all stages.

@@ -1,9 +1,9 @@
 """Train one network on CIFAR-10."""
 
 import hashlib
-from pathlib import Path
 
 import torch
+import typer
 
 from onepix.config.base import Settings
 from onepix.config.networks import NetworkSettings
@@ -11,7 +11,7 @@ from onepix.config.reading import canonical
 from onepix.datasets.cifar10 import read_cifar10
 from onepix.engine.devices import claimed_device
 from onepix.errors import OnepixError
-from onepix.jobs.inputs import cifar10_folder, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, cifar10_folder, read_settings
 from onepix.networks.build import build, default_classes
 from onepix.networks.classifier import Classifier
 from onepix.networks.training import MEAN, STD, accuracy, recipe_for, train
@@ -27,8 +27,11 @@ class TrainingJob(Settings):
     device: str = "auto"
 
 
-def run(settings: str, cifar10: Path, output: Path) -> float:
-    """Write trained weights to `output`, resuming from a checkpoint beside it; return the test accuracy."""
+def run(settings: JsonText, cifar10: Manifest, output: Output) -> None:
+    """Write trained weights to `output`, resuming from a checkpoint beside it, and say the test accuracy.
+
+    `cifar10` is the folder of CIFAR-10, or its manifest.
+    """
     job, cifar10 = read_settings(TrainingJob, settings), cifar10_folder(cifar10)
     network = job.network
     classes = network.classes or default_classes(network.architecture)
@@ -58,4 +61,4 @@ def run(settings: str, cifar10: Path, output: Path) -> float:
     }
     save_classifier(classifier, output, metadata)
     checkpoint.unlink()
-    return reached
+    typer.echo(f"{output}: {reached:.2%} of the 10,000 test images are classified correctly")

@@ -1,6 +1,5 @@
 """Try the successes of other networks on one network."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from onepix.engine.evaluator import logits
 from onepix.files.manifests import checked_data
 from onepix.files.records import attacked_images, one_pixel_successes, read_records
 from onepix.files.tables import write_csv
-from onepix.jobs.inputs import read_images, read_settings
+from onepix.jobs.inputs import Files, JsonText, Manifest, Output, read_images, read_settings
 from onepix.networks.weights import load_network_file
 
 Pictures = npt.NDArray[np.uint8]
@@ -30,7 +29,7 @@ class TransferJob(Settings):
     engine: Passes
 
 
-def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], output: Path) -> None:
+def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files, output: Output) -> None:
     """Write as CSV whether the network misclassifies what flipped another one.
 
     Parameters
@@ -39,7 +38,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], out
         `TransferJob` as JSON.
     dataset, network : Path
         Manifests.
-    attack : sequence of Path
+    attacks : list of Path
         Manifests of attack records of other networks, in …/NETWORK/ATTACK/attack/.
     output : Path
         A row an image, source and target network, for images that the target network classifies correctly: image_id,
@@ -61,7 +60,7 @@ def run(settings: str, dataset: Path, network: Path, attack: Sequence[Path], out
         return classes
 
     parts = []
-    for manifest in attack:
+    for manifest in attacks:
         successes = _successes(manifest)
         indices = images.indices(successes["image_id"])
         clean, labels = images.images[indices], images.labels[indices]

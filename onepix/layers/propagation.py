@@ -58,7 +58,7 @@ def propagation_maps(
     attacked: Tensor,
     layers: Literal["auto"] | Sequence[str] = "auto",
     micro_batch: int = 64,
-    description: str = "propagate",
+    description: str = "propagation",
 ) -> list[LayerMaps]:
     """Follow pixel changes through every layer, reducing each feature map inside its hook.
 

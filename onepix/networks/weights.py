@@ -114,7 +114,7 @@ def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classif
 def _refuse_foreign_code(architecture: str, path: Path) -> None:
     """Refuse a factory that only the file itself names: building it would run whatever the file's author chose.
 
-    Where `fetch_network` wrote the file, its manifest holds the configuration's own choice.
+    Where the job of `networks` wrote the file, its manifest holds the configuration's own choice.
     """
     if not FACTORY.fullmatch(architecture) or architecture.startswith(TORCHVISION):
         return

@@ -210,7 +210,7 @@ def with_fresh_weights(config: Config, network: str) -> "Classifier":
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
-    path = Path(config.data) / "trained" / f"{name}.safetensors"
+    path = Path(config.data) / "training" / f"{name}.safetensors"
     return path if settings.weights == "train" and path.exists() else None
 
 

@@ -30,7 +30,7 @@ from onepix.study.plan import Job, Workflow
 if TYPE_CHECKING:  # a trial has a process of its own, which alone imports torch
     from onepix.networks.classifier import Classifier
 
-ATTACK, FOLLOW, LOCALITY, CONTROLS = "attack", "propagate", "locality", "propagate_controls"  # rules
+ATTACK, FOLLOW, LOCALITY, CONTROLS = "attack", "propagation", "locality", "controls"  # rules
 FOLDERS = {ATTACK: "attack", FOLLOW: "propagation", LOCALITY: "locality", CONTROLS: "controls"}
 MAPS = (FOLLOW, LOCALITY, CONTROLS)
 LONG = 5  # times the start-up: what a job must take for its rate to be believed

@@ -13,7 +13,7 @@ WIDTH = 180  # of a table that goes to a file and not to a terminal
 COLUMNS = {ATTACK: "attacks ≤", FOLLOW: "propagation maps", LOCALITY: "position maps", CONTROLS: "controls"}
 HEADER = ("dataset", "network", "attack", "images", "passes ≤", *COLUMNS.values(), "rates")
 TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
-NOT_COUNTED = ("train", "find_receptive_fields", "transfer")
+NOT_COUNTED = ("training", "receptive_fields", "transfer")
 BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
 

@@ -114,7 +114,7 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
         Everything that is wrong; a chunk with a fault in a stage is not looked into further.
     """
     chunks = chunks_in(results, data)
-    for wanted in (results / "configuration.yaml", results / "tables" / "provenance.csv"):
+    for wanted in (results / "configuration.yaml", results / "provenance.csv"):
         if not wanted.is_file():
             yield Fault(wanted, f"{wanted}: not found")
     broken = set()

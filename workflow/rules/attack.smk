@@ -28,5 +28,5 @@ rule attack:
     message:
         "attack {wildcards.network} by {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
-        "python -m onepix attack --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
+        "{JOB} attack --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --output {output:q} 2>&1 | tee {log:q}"

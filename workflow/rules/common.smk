@@ -4,28 +4,26 @@ import ast
 import functools
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
+
 import onepix
-import onepix.config
-from onepix.config import (
-    ArraysDataset,
-    Cifar10Dataset,
-    FolderDataset,
-    Intervals,
-    Network,
-    Passes,
-    Selection,
-    TorchvisionDataset,
-    canonical,
-    natural,
-    part,
-)
+import onepix.config.study
+from onepix.config.datasets import ArraysDataset, Cifar10Dataset, FolderDataset, TorchvisionDataset
+from onepix.config.engine import Passes
+from onepix.config.networks import Network
+from onepix.config.reading import canonical, part
+from onepix.config.selection import Selection
+from onepix.config.statistics import Intervals
+
+from onepix.datasets.selection import ids_in_file, listed_ids
+from onepix.engine.gpus import visible
 from onepix.errors import OnepixError
-from onepix.gpus import visible
-from onepix.places import PACKAGE, located
-from onepix.selection import ids_in_file, listed_ids
+from onepix.files.located import PACKAGE, located
+from onepix.names import natural
 
 if not workflow.overwrite_configfiles:
 
@@ -38,17 +36,15 @@ report: "../report/workflow.rst"
 # Fetching needs the web, which a cluster's compute nodes often have no way to; the others take a second or two.
 localrules:
     all,
-    fetch_cifar10,
-    fetch_dataset,
-    fetch_network,
-    select_images,
-    gather_tables,
-    draw_locality_chart,
-    draw_distance_profile,
-    draw_receptive_fields,
-    draw_sharing,
-    record_configuration,
-    gather_provenance,
+    cifar10,
+    datasets,
+    networks,
+    selection,
+    tables,
+    charts,
+    sharing_figures,
+    configuration,
+    provenance,
 
 
 # GPUs are counted on the machine that a job runs on: their number here is no limit for a cluster's jobs.
@@ -67,6 +63,11 @@ def read_config():
 CONFIG = read_config()
 DATA, RESULTS = CONFIG.data, CONFIG.results
 LIBRARY = Path(os.path.relpath(Path(onepix.__file__).parent))  # relative, so that a study can be moved
+
+# Jobs run by the interpreter that runs Snakemake, also where no environment is activated; in a conda environment of
+# Snakemake's own, by that environment's.
+of_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+JOB = f"{'python' if of_conda else shlex.quote(sys.executable)} -m onepix.jobs"
 
 GPU = 0 if CONFIG.engine.device == "cpu" else 1  # asked for by each job that runs a network
 
@@ -99,7 +100,7 @@ def is_rule(images):
 # Rules for choosing images, by name
 SELECTIONS = {run.images.name: run.images for run in CONFIG.runs if is_rule(run.images)}
 # Targets of their own: Snakemake would not ask for them where later results, of other images, are there.
-SELECTED = [f"{DATA}/datasets/{run.dataset}/{run.images.name}.txt" for run in CONFIG.runs if is_rule(run.images)]
+SELECTED = [f"{DATA}/selection/{run.dataset}/{run.images.name}.txt" for run in CONFIG.runs if is_rule(run.images)]
 # (dataset, network, attack) → the place in the configuration's list of runs. Their order does not depend on that list:
 # it is the order of many rules' inputs, and of the rows of tables.
 RUNS = {
@@ -123,6 +124,7 @@ RUN_TABLES = [
         "neighbourhood",
     )
 ]
+CHARTS = ["locality_chart", "distance_profile", "receptive_fields"]
 STRIPS = [f"strip_{wanted}" for wanted in CONFIG.figures.strips]
 # What several rules use of the configuration
 PASSES = part(Passes, CONFIG.engine)
@@ -156,12 +158,13 @@ SHARED = [
 
 TABLES = [
     f"{RESULTS}/configuration.yaml",
-    *(f"{RESULTS}/tables/{table}" for table in [*RUN_TABLES, "receptive_fields.csv", "provenance.csv"]),
+    f"{RESULTS}/provenance.csv",
+    *(f"{RESULTS}/tables/{table}" for table in [*RUN_TABLES, "receptive_fields.csv"]),
     *(f"{RESULTS}/sharing/{dataset}/{attack}.csv" for dataset, attack in SHARED),
 ]
 FIGURES = [
-    *(f"{RESULTS}/figures/{name}.png" for name in ("locality_chart", "distance_profile", "receptive_fields")),
-    *(f"{RESULTS}/sharing/{dataset}/{attack}.png" for dataset, attack in SHARED),
+    *(f"{RESULTS}/charts/{name}.png" for name in CHARTS),
+    *(f"{RESULTS}/sharing_figures/{dataset}/{attack}.png" for dataset, attack in SHARED),
     *(f"{RESULTS}/{'/'.join(run)}/figures/{name}.png" for run in RUNS for name in RUN_FIGURES),
 ]
 
@@ -188,7 +191,7 @@ def image_ids(index):
 
 def chosen_by_rule(run):
     """Return the file that lists a run's images; Snakemake makes it before it looks any further."""
-    return checkpoints.select_images.get(dataset=run.dataset, selection=run.images.name).output[0]
+    return checkpoints.selection.get(dataset=run.dataset, selection=run.images.name).output[0]
 
 
 def chosen_images(wildcards):
@@ -265,7 +268,7 @@ def tables_to_gather(wildcards):
     """Return the tables of all runs; those of receptive fields do not depend on the attack."""
     if wildcards.table == "receptive_fields.csv":
         return [f"{RESULTS}/{'/'.join(pair)}/{wildcards.table}" for pair in dict.fromkeys(run[:2] for run in RUNS)]
-    return [f"{RESULTS}/{'/'.join(run)}/tables/{wildcards.table}" for run in RUNS]
+    return [f"{RESULTS}/{'/'.join(run)}/summary/{wildcards.table}" for run in RUNS]
 
 
 def first_images(dataset, network):
@@ -344,7 +347,7 @@ def network_settings(network):
 def trained_weights(wildcards):
     """Return the weights to be trained, for a network that asks for it."""
     wanted = CONFIG.networks[wildcards.network].weights == "train"
-    return [f"{DATA}/trained/{wildcards.network}.safetensors"] if wanted else []
+    return [f"{DATA}/training/{wildcards.network}.safetensors"] if wanted else []
 
 
 def own_weights(wildcards):
@@ -362,6 +365,17 @@ def run_figure(name):
         category="Figures",
         subcategory="{network}",
         labels={"figure": name.replace("_", " "), "dataset": "{dataset}", "attack": "{attack}"},
+    )
+
+
+def chart(name):
+    """Declare a chart of all runs as part of the report."""
+    return report(
+        f"{RESULTS}/charts/{name}.png",
+        caption=f"../report/{name}.rst",
+        category="Figures",
+        subcategory="all networks",
+        labels={"figure": name.replace("_", " "), "dataset": "all", "attack": "all"},
     )
 
 

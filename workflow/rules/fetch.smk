@@ -1,13 +1,13 @@
 """Images and networks, fetched once and checked."""
 
 
-rule fetch_cifar10:
+rule cifar10:
     input:
-        library("jobs/fetch_cifar10.py"),
+        library("jobs/cifar10.py"),
     output:
         f"{DATA}/cifar10.json",
     log:
-        "logs/fetch_cifar10.log",
+        "logs/cifar10.log",
     conda:
         "../../environment.yml"
     params:
@@ -15,18 +15,18 @@ rule fetch_cifar10:
     message:
         "fetch CIFAR-10"
     shell:
-        "python -m onepix fetch-cifar10 --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q}"
+        "{JOB} cifar10 --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
-rule fetch_dataset:
+rule datasets:
     input:
-        library("jobs/fetch_dataset.py"),
+        library("jobs/datasets.py"),
         own=own_images,
         cifar10=cifar10_of_dataset,
     output:
         f"{DATA}/datasets/{{dataset}}/manifest.json",
     log:
-        "logs/fetch_dataset/{dataset}.log",
+        "logs/datasets/{dataset}.log",
     conda:
         "../../environment.yml"
     params:
@@ -34,19 +34,18 @@ rule fetch_dataset:
     message:
         "fetch {wildcards.dataset}"
     shell:
-        "python -m onepix fetch-dataset --settings {params.settings:q} --output {output:q} {input.cifar10:q}"
-        " 2>&1 | tee {log:q}"
+        "{JOB} datasets --settings {params.settings:q} --output {output:q} {input.cifar10:q}" " 2>&1 | tee {log:q}"
 
 
 # Images chosen by a rule are known once the dataset is: until then, Snakemake does not know which chunks there are.
-checkpoint select_images:
+checkpoint selection:
     input:
-        library("jobs/select.py"),
+        library("jobs/selection.py"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
     output:
-        f"{DATA}/datasets/{{dataset}}/{{selection}}.txt",
+        f"{DATA}/selection/{{dataset}}/{{selection}}.txt",
     log:
-        "logs/select_images/{dataset}/{selection}.log",
+        "logs/selection/{dataset}/{selection}.log",
     conda:
         "../../environment.yml"
     params:
@@ -57,14 +56,14 @@ checkpoint select_images:
         "python -m onepix select --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
-rule train:
+rule training:
     input:
-        library("jobs/train.py"),
+        library("jobs/training.py"),
         cifar10=f"{DATA}/cifar10.json",
     output:
-        f"{DATA}/trained/{{network}}.safetensors",
+        f"{DATA}/training/{{network}}.safetensors",
     log:
-        "logs/train/{network}.log",
+        "logs/training/{network}.log",
     conda:
         "../../environment.yml"
     threads: 2
@@ -82,18 +81,18 @@ rule train:
     message:
         "train {wildcards.network}"
     shell:
-        "python -m onepix train --settings {params.settings:q} --cifar10 {input.cifar10:q} --output {output:q} 2>&1 | tee {log:q}"
+        "{JOB} training --settings {params.settings:q} --cifar10 {input.cifar10:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
-rule fetch_network:
+rule networks:
     input:
-        library("jobs/fetch_network.py"),
+        library("jobs/networks.py"),
         own=own_weights,
         trained=trained_weights,
     output:
         f"{DATA}/networks/{{network}}/manifest.json",
     log:
-        "logs/fetch_network/{network}.log",
+        "logs/networks/{network}.log",
     conda:
         "../../environment.yml"
     params:
@@ -101,5 +100,4 @@ rule fetch_network:
     message:
         "fetch {wildcards.network}"
     shell:
-        "python -m onepix fetch-network --settings {params.settings:q} --output {output:q} {input.trained:q}"
-        " 2>&1 | tee {log:q}"
+        "{JOB} networks --settings {params.settings:q} --output {output:q} {input.trained:q}" " 2>&1 | tee {log:q}"

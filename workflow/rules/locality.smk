@@ -23,5 +23,5 @@ rule locality:
     message:
         "position maps of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
-        "python -m onepix locality --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
+        "{JOB} locality --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --attack {input.attack:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -1,9 +1,9 @@
 """Propagation maps: every attack, and every matched control, followed through every layer; receptive fields."""
 
 
-rule propagate:
+rule propagation:
     input:
-        library("jobs/propagate.py"),
+        library("jobs/propagation.py"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
         attack=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/attack/{{chunk}}.json",
@@ -23,11 +23,11 @@ rule propagate:
     message:
         "propagation maps of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
-        "python -m onepix propagate --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
+        "{JOB} propagation --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --attack {input.attack:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
-rule propagate_controls:
+rule controls:
     input:
         library("jobs/controls.py"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
@@ -49,13 +49,13 @@ rule propagate_controls:
     message:
         "matched controls of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
-        "python -m onepix propagate-controls --settings {params.settings:q} --dataset {input.dataset:q}"
+        "{JOB} controls --settings {params.settings:q} --dataset {input.dataset:q}"
         " --network {input.network:q} --locality {input.locality:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
-rule find_receptive_fields:
+rule receptive_fields:
     input:
-        library("jobs/fields.py"),
+        library("jobs/receptive_fields.py"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
         images=chosen_images,
@@ -82,5 +82,5 @@ rule find_receptive_fields:
     message:
         "receptive fields of {wildcards.network} on {wildcards.dataset}"
     shell:
-        "python -m onepix find-receptive-fields --settings {params.settings:q} --dataset {input.dataset:q}"
+        "{JOB} receptive_fields --settings {params.settings:q} --dataset {input.dataset:q}"
         " --network {input.network:q} --output {output.manifest:q} 2>&1 | tee {log:q}"

@@ -1,14 +1,14 @@
 """Where every result comes from: the configuration as a whole, and what the manifests say."""
 
 
-rule record_configuration:
+rule configuration:
     input:
-        library("jobs/trace.py"),
+        library("jobs/configuration.py"),
     output:
         page=provenance_report("configuration", f"{RESULTS}/configuration.html"),
         file=provenance_report("configuration", f"{RESULTS}/configuration.yaml"),
     log:
-        "logs/record_configuration.log",
+        "logs/configuration.log",
     conda:
         "../../environment.yml"
     params:
@@ -16,21 +16,21 @@ rule record_configuration:
     message:
         "record the configuration"
     shell:
-        "python -m onepix record-configuration --settings {params.settings:q} --output {output.file:q} 2>&1 | tee {log:q}"
+        "{JOB} configuration --settings {params.settings:q} --output {output.file:q} 2>&1 | tee {log:q}"
 
 
-rule gather_provenance:
+rule provenance:
     input:
-        library("jobs/trace.py"),
+        library("jobs/provenance.py"),
         manifests=all_manifests,
     output:
-        page=provenance_report("provenance", f"{RESULTS}/tables/provenance.html"),
-        table=provenance_report("provenance", f"{RESULTS}/tables/provenance.csv"),
+        page=provenance_report("provenance", f"{RESULTS}/provenance.html"),
+        table=provenance_report("provenance", f"{RESULTS}/provenance.csv"),
     log:
-        "logs/gather_provenance.log",
+        "logs/provenance.log",
     conda:
         "../../environment.yml"
     message:
         "gather where every result comes from"
     shell:
-        "python -m onepix gather-provenance --output {output.table:q} {input.manifests:q} 2>&1 | tee {log:q}"
+        "{JOB} provenance --output {output.table:q} {input.manifests:q} 2>&1 | tee {log:q}"

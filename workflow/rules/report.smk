@@ -1,13 +1,13 @@
 """Figures of one run and of all runs, with captions for the report."""
 
 
-rule draw:
+rule figures:
     input:
-        library("jobs/draw.py"),
+        library("jobs/figures.py"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
-        records=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/tables/attacks.parquet",
+        records=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/summary/attacks.parquet",
         tables=expand(
-            "{results}/{{dataset}}/{{network}}/{{attack}}/tables/{table}",
+            "{results}/{{dataset}}/{{network}}/{{attack}}/summary/{table}",
             results=RESULTS,
             table=["layers.csv", "comparison.csv", "separation.csv"],
         ),
@@ -21,7 +21,7 @@ rule draw:
             figure=RUN_FIGURES,
         ),
     log:
-        "logs/draw/{dataset}/{network}/{attack}.log",
+        "logs/figures/{dataset}/{network}/{attack}.log",
     conda:
         "../../environment.yml"
     resources:
@@ -34,84 +34,29 @@ rule draw:
     message:
         "draw {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
-        "python -m onepix draw --settings {params.settings:q} --dataset {input.dataset:q} --records {input.records:q}"
+        "{JOB} figures --settings {params.settings:q} --dataset {input.dataset:q} --records {input.records:q}"
         " --output {output.pngs[0]:q} {input.propagation:q} {input.locality:q} 2>&1 | tee {log:q}"
 
 
-rule draw_locality_chart:
+rule charts:
     input:
-        library("jobs/draw_all.py"),
-        table=f"{RESULTS}/tables/locality.csv",
-    output:
-        png=report(
-            f"{RESULTS}/figures/locality_chart.png",
-            caption="../report/locality_chart.rst",
-            category="Figures",
-            subcategory="all networks",
-            labels={"figure": "locality chart", "dataset": "all", "attack": "all"},
-        ),
-        pdf=f"{RESULTS}/figures/locality_chart.pdf",
-    log:
-        "logs/draw_locality_chart.log",
-    conda:
-        "../../environment.yml"
-    params:
-        settings=canonical(CHART),
-    message:
-        "draw the locality chart"
-    shell:
-        "python -m onepix draw-locality-chart --settings {params.settings:q} --table {input.table:q}"
-        " --output {output.png:q} 2>&1 | tee {log:q}"
-
-
-rule draw_distance_profile:
-    input:
-        library("jobs/draw_all.py"),
-        table=f"{RESULTS}/tables/profile.csv",
-    output:
-        png=report(
-            f"{RESULTS}/figures/distance_profile.png",
-            caption="../report/distance_profile.rst",
-            category="Figures",
-            subcategory="all networks",
-            labels={"figure": "distance profile", "dataset": "all", "attack": "all"},
-        ),
-        pdf=f"{RESULTS}/figures/distance_profile.pdf",
-    log:
-        "logs/draw_distance_profile.log",
-    conda:
-        "../../environment.yml"
-    params:
-        settings=canonical(CHART),
-    message:
-        "draw the distance profile"
-    shell:
-        "python -m onepix draw-distance-profile --settings {params.settings:q} --table {input.table:q}"
-        " --output {output.png:q} 2>&1 | tee {log:q}"
-
-
-rule draw_receptive_fields:
-    input:
-        library("jobs/draw_all.py"),
-        table=f"{RESULTS}/tables/receptive_fields.csv",
+        library("jobs/charts.py"),
+        locality=f"{RESULTS}/tables/locality.csv",
+        profile=f"{RESULTS}/tables/profile.csv",
+        fields=f"{RESULTS}/tables/receptive_fields.csv",
         neighbourhood=f"{RESULTS}/tables/neighbourhood.csv",
     output:
-        png=report(
-            f"{RESULTS}/figures/receptive_fields.png",
-            caption="../report/receptive_fields.rst",
-            category="Figures",
-            subcategory="all networks",
-            labels={"figure": "receptive fields", "dataset": "all", "attack": "all"},
-        ),
-        pdf=f"{RESULTS}/figures/receptive_fields.pdf",
+        pngs=[chart(name) for name in CHARTS],
+        pdfs=expand("{results}/charts/{chart}.pdf", results=RESULTS, chart=CHARTS),
     log:
-        "logs/draw_receptive_fields.log",
+        "logs/charts.log",
     conda:
         "../../environment.yml"
     params:
         settings=canonical(CHART),
     message:
-        "draw receptive fields"
+        "draw the charts of all runs"
     shell:
-        "python -m onepix draw-receptive-fields --settings {params.settings:q} --table {input.table:q}"
-        " --neighbourhood {input.neighbourhood:q} --output {output.png:q} 2>&1 | tee {log:q}"
+        "{JOB} charts --settings {params.settings:q} --locality {input.locality:q} --profile {input.profile:q}"
+        " --fields {input.fields:q} --neighbourhood {input.neighbourhood:q} --output {output.pngs[0]:q}"
+        " 2>&1 | tee {log:q}"

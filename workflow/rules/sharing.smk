@@ -25,13 +25,13 @@ rule transfer:
     message:
         "others' successes on {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
-        "python -m onepix transfer --settings {params.settings:q} --dataset {input.dataset:q}"
+        "{JOB} transfer --settings {params.settings:q} --dataset {input.dataset:q}"
         " --network {input.network:q} --output {output:q} {input.attack:q} 2>&1 | tee {log:q}"
 
 
-rule share:
+rule sharing:
     input:
-        library("jobs/share.py"),
+        library("jobs/sharing.py"),
         transfer=lambda wildcards: [
             f"{RESULTS}/{wildcards.dataset}/{network}/{wildcards.attack}/transfer.csv"
             for network in networks_of(wildcards.dataset, wildcards.attack)
@@ -46,7 +46,7 @@ rule share:
             labels={"table": "sharing, {dataset}, {attack}"},
         ),
     log:
-        "logs/share/{dataset}/{attack}.log",
+        "logs/sharing/{dataset}/{attack}.log",
     conda:
         "../../environment.yml"
     resources:
@@ -57,25 +57,25 @@ rule share:
     message:
         "what networks share on {wildcards.dataset}, {wildcards.attack}"
     shell:
-        "python -m onepix share --settings {params.settings:q} --output {output:q} {input.transfer:q}"
+        "{JOB} sharing --settings {params.settings:q} --output {output:q} {input.transfer:q}"
         " {input.locality:q} {input.scan:q} 2>&1 | tee {log:q}"
 
 
-rule draw_sharing:
+rule sharing_figures:
     input:
-        library("jobs/draw_sharing.py"),
+        library("jobs/sharing_figures.py"),
         table=f"{RESULTS}/sharing/{{dataset}}/{{attack}}.csv",
     output:
         png=report(
-            f"{RESULTS}/sharing/{{dataset}}/{{attack}}.png",
+            f"{RESULTS}/sharing_figures/{{dataset}}/{{attack}}.png",
             caption="../report/sharing.rst",
             category="Figures",
             subcategory="all networks",
             labels={"figure": "sharing", "dataset": "{dataset}", "attack": "{attack}"},
         ),
-        pdf=f"{RESULTS}/sharing/{{dataset}}/{{attack}}.pdf",
+        pdf=f"{RESULTS}/sharing_figures/{{dataset}}/{{attack}}.pdf",
     log:
-        "logs/draw_sharing/{dataset}/{attack}.log",
+        "logs/sharing_figures/{dataset}/{attack}.log",
     conda:
         "../../environment.yml"
     params:
@@ -83,5 +83,5 @@ rule draw_sharing:
     message:
         "draw what networks share on {wildcards.dataset}, {wildcards.attack}"
     shell:
-        "python -m onepix draw-sharing --settings {params.settings:q} --table {input.table:q} --output {output.png:q}"
+        "{JOB} sharing_figures --settings {params.settings:q} --table {input.table:q} --output {output.png:q}"
         " 2>&1 | tee {log:q}"

@@ -1,21 +1,21 @@
 """Tables: of one run, and of all runs together."""
 
 
-rule summarise:
+rule summary:
     input:
-        library("jobs/summarise.py"),
+        library("jobs/summary.py"),
         attack=manifests("attack"),
         propagation=manifests("propagation"),
         locality=manifests("locality"),
         controls=manifests("controls"),
     output:
         tables=expand(
-            "{results}/{{dataset}}/{{network}}/{{attack}}/tables/{table}",
+            "{results}/{{dataset}}/{{network}}/{{attack}}/summary/{table}",
             results=RESULTS,
             table=["attacks.parquet", *RUN_TABLES],
         ),
     log:
-        "logs/summarise/{dataset}/{network}/{attack}.log",
+        "logs/summary/{dataset}/{network}/{attack}.log",
     conda:
         "../../environment.yml"
     resources:
@@ -26,13 +26,13 @@ rule summarise:
     message:
         "summarise {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
-        "python -m onepix summarise --settings {params.settings:q} --output {output.tables[0]:q}"
+        "{JOB} summary --settings {params.settings:q} --output {output.tables[0]:q}"
         " {input.attack:q} {input.propagation:q} {input.locality:q} {input.controls:q} 2>&1 | tee {log:q}"
 
 
-rule gather_tables:
+rule tables:
     input:
-        library("jobs/gather.py"),
+        library("jobs/tables.py"),
         tables=tables_to_gather,
     output:
         report(
@@ -42,7 +42,7 @@ rule gather_tables:
             labels={"table": "{table}"},
         ),
     log:
-        "logs/gather_tables/{table}.log",
+        "logs/tables/{table}.log",
     wildcard_constraints:
         table="|".join(map(re.escape, [*RUN_TABLES, "receptive_fields.csv"])),
     conda:
@@ -50,4 +50,4 @@ rule gather_tables:
     message:
         "gather {wildcards.table}"
     shell:
-        "python -m onepix gather-tables --output {output:q} {input.tables:q} 2>&1 | tee {log:q}"
+        "{JOB} tables --output {output:q} {input.tables:q} 2>&1 | tee {log:q}"
