@@ -11,8 +11,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from conftest import Study
 from pydantic import BaseModel, Tag
+from studies import Study
 
 from onepix.config import Config
 

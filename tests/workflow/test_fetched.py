@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ONE_THREAD
 from PIL import Image
+from studies import ONE_THREAD
 
 from onepix.datasets.arrays import load_arrays
 from onepix.models import build

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import new_study
+from studies import new_study
 
 UUIDS = [f"GPU-{number}5d5ba0d6-d33d" for number in range(4)]
 SNAKEFILE = """

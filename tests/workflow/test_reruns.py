@@ -12,7 +12,6 @@ from unittest import mock
 
 import pytest
 import yaml
-from conftest import ROOT, Study, new_study
 from reruns import (
     ALWAYS,
     ATTACKS,
@@ -33,6 +32,7 @@ from reruns import (
 )
 from snakemake.api import SnakemakeApi
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
+from studies import ROOT, Study, new_study
 
 import onepix
 from onepix.config import canonical

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import NETWORK_RULES, Study, new_study
+from studies import NETWORK_RULES, Study, new_study
 
 from onepix.store import digest
 
