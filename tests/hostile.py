@@ -32,6 +32,8 @@ OTHER = [
     "x" * 300,
 ]
 
+EVERYTHING = [*BROKEN, *BRACED, *OPTIONS, *SHELL, *OTHER]
+
 
 def tree(*folders):
     return {str(path) for folder in folders for path in folder.rglob("*")}
