@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from studies import Study, new_study
 
 from onepix.images import ImageSet
+
+# The fast tier tries few examples, the same each time; `pytest --hypothesis-profile=thorough` tries many, and new ones.
+# No example has a deadline: how long one takes depends on what else the machine does.
+settings.register_profile("fast", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile("fast")
 
 
 def pytest_configure() -> None:

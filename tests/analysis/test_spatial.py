@@ -5,8 +5,9 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from onepix import spatial
 from onepix.config import Statistics
@@ -90,7 +91,7 @@ def test_a_constant_map_has_no_morans_i(shape):
     assert np.isnan(morans_i(maps[:2].astype(bool))).all()
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_morans_i_equals_the_loop_over_all_pairs(seed, binary):
     generator = np.random.default_rng(seed)
@@ -144,7 +145,7 @@ def test_regions_by_hand(rows, number, largest):
     assert [part.tolist() for part in regions(flips.T[None])] == [[number], [largest]]
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.integers(0, 2**32 - 1))
 def test_regions_equal_filling_and_do_not_join_maps(seed):
     generator = np.random.default_rng(seed)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from processes import run_python
+from properties import examples
 from refusals import Bomb, names_in, refusal
 from small_sets import assert_same, image_set
 
@@ -27,7 +28,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8
     provenance=TEXT,
     data=st.data(),
 )
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_saved_sets_come_back_whole(
     images: np.ndarray, names: list[str], provenance: str, data: st.DataObject, tmp_path: Path
 ) -> None:
@@ -131,7 +132,7 @@ def test_a_bare_array_and_a_pickle_are_refused(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_cut_short_anywhere_is_refused(data: st.DataObject, tmp_path: Path) -> None:
     path = tmp_path / "cut.npz"
     save_arrays(image_set(), path)

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tenacity
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 from processes import run_python
+from properties import examples
 from refusals import Bomb, names_in, refusal
 from small_sets import assert_same, image_set
 from torchvision.datasets import CIFAR10
@@ -79,7 +80,7 @@ def test_a_record_is_the_label_then_the_planes_row_by_row() -> None:
 
 
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 3), st.just(3073))))
-@settings(deadline=None, max_examples=25)
+@examples(25)
 def test_decode_and_encode_are_inverse(records: np.ndarray) -> None:
     images, labels = decode(records.tobytes())
     assert encode(images, labels) == records.tobytes()

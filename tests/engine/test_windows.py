@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from properties import examples
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from windowed import Changes, changes, computed, pictures
@@ -272,7 +273,7 @@ def stacks(draw: st.DrawFn) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@examples(120, derandomize=True)
 @given(stacks(), st.integers(6, 16), st.integers(6, 16), st.sampled_from([0.3, 0.5, 1.0]))
 def test_random_stacks(network, height, width, share):
     network = randomised(network)

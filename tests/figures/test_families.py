@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawing import DENSE, LENET, QUANTITIES, RESNET20, TITLE, colour_at, drawn_texts, misfits
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
+from properties import examples
 from studies import ROOT
 
 from onepix.errors import OnepixError
@@ -352,7 +353,7 @@ def test_flips_are_counted():
     )
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 6))))
 def test_the_outline_parts_flips_from_the_rest(flips):
     height, width = flips.shape
@@ -373,7 +374,7 @@ def test_the_outline_parts_flips_from_the_rest(flips):
     assert set(found) == expected
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.floats(1e-6, 1e6))
 def test_the_margins_scale_is_named_on_both_sides(span):
     margin = np.array([[span, -span / 3]])
@@ -501,7 +502,6 @@ def test_distances_are_ticked_at_whole_pixels():
 # Text and files
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=80), st.floats(0.2, 3.0))
 def test_wrapped_text_keeps_its_characters_and_the_width(text, width):
     lines = style.wrapped(text, 7.0, width).split("\n")

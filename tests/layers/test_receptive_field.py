@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from properties import examples
 from torch import Tensor, nn
 
 from onepix.errors import OnepixError
@@ -505,7 +506,7 @@ def run(specs: list[Spec], shape: tuple[int, int]) -> tuple[ReceptiveField, Tens
     return field, support
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(specs=STACKS, shape=st.tuples(st.integers(9, 14), st.integers(9, 14)))
 def test_random_stacks_against_gradients(specs: list[Spec], shape: tuple[int, int]) -> None:
     field, support = run(specs, shape)
@@ -522,7 +523,7 @@ def test_random_stacks_against_gradients(specs: list[Spec], shape: tuple[int, in
         assert not (support[:, :, row, column] & ~cone).any()
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(kernels=st.lists(st.sampled_from([(1, 3), (3, 1), (3, 5), (5, 5), (3, 3)]), min_size=1, max_size=3))
 def test_padded_stacks_are_exact_everywhere(kernels: list[tuple[int, int]]) -> None:
     """Convolutions padded to their input's shape: fields are full and only the image's border clips them."""
