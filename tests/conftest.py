@@ -1,14 +1,19 @@
 """What all tests share: small sets of images, where optional data lie, and the study that is run once."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several that share the cores; read when NumPy and PyTorch are loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
-from studies import Study, new_study
+from studies import ROOT, Study, new_study
 
 from onepix.images import ImageSet
 
@@ -18,11 +23,25 @@ settings.register_profile("fast", max_examples=20, deadline=None, derandomize=Tr
 settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.load_profile("fast")
 
+pytest.register_assert_rewrite("drawing", "refusals", "small_sets", "windowed")
+
 
 def pytest_configure() -> None:
     """Hide a SLURM that does not answer: its plugin would wait nine seconds for it whenever Snakemake starts."""
     if shutil.which("scontrol") and subprocess.run(["scontrol", "ping"], check=False, capture_output=True).returncode:
         os.environ["SLURM_CONF"] = os.devnull
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs Snakemake; and keep the tests of a file on one worker, which makes their fixtures once."""
+    for item in items:
+        file = item.path.relative_to(ROOT / "tests")
+        if "finished_study" in getattr(item, "fixturenames", ()) or file.parts[0] == "workflow":
+            item.add_marker("workflow")
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(file)))
+    # The study that is run first takes its time, with processes of its own; meanwhile there is something to do for all.
+    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
 
 
 @pytest.fixture
@@ -43,9 +62,25 @@ def official_cifar10() -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Run the small study once, for real. Tests must leave it as it was; see `study_copy`."""
-    study = new_study(tmp_path_factory.mktemp("finished") / "study")
+def finished_study(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Study:
+    """Run the small study once, for real. Tests must leave it as it was; see `study_copy`.
+
+    Of several workers, the first that needs it runs it, and each has a copy.
+    """
+    own = tmp_path_factory.mktemp("finished") / "study"
+    if worker_id == "master":
+        return finished(own)
+    shared = tmp_path_factory.getbasetemp().parent / "finished"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            run = finished(shared.with_name("running"))
+            run.folder.rename(shared)
+    shutil.copytree(shared, own)
+    return Study(own)
+
+
+def finished(folder: Path) -> Study:
+    study = new_study(folder)
     run = study.snakemake()
     assert run.returncode == 0, run.stdout
     return study

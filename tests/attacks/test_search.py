@@ -408,8 +408,15 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("settings", METHODS)
+# Each method at one precision, and the more patient tests at the other.
+AT_BOTH = [
+    pytest.param(settings, precision, marks=pytest.mark.slow if (index + turn) % 2 else ())
+    for index, settings in enumerate(METHODS)
+    for turn, precision in enumerate(("float32", "bfloat16"))
+]
+
+
+@pytest.mark.parametrize(("settings", "precision"), AT_BOTH)
 def test_a_record_depends_on_neither_order_nor_company(resnet, settings, precision):
     """So few are active at once that those that wait take the places of those that are done."""
     images = images_of(resnet, 7)

@@ -31,9 +31,6 @@ from onepix.datasets.arrays import save_arrays
 from onepix.datasets.cifar10 import CLASS_NAMES, decode, encode, fetch_cifar10, read_cifar10
 from onepix.datasets.sources import load_dataset
 
-OFFICIAL = os.environ.get("ONEPIX_CIFAR10")
-needs_official = pytest.mark.skipif(not OFFICIAL, reason="ONEPIX_CIFAR10 names no folder with the official files")
-
 # Of the first 100 records of the official test_batch.bin: head -c 307300 test_batch.bin | sha256sum
 FIRST_100 = "440e5480f4f4a46030e496053a7f3d793d4bd5e284f762e076c2ee22afe98666"
 
@@ -54,10 +51,8 @@ def test_bundled_images_are_the_first_hundred_official_records() -> None:
     assert hashlib.sha256(records).hexdigest() == FIRST_100
 
 
-@needs_official
-def test_bundled_images_equal_a_local_official_copy() -> None:
-    assert OFFICIAL
-    official = read_cifar10(Path(OFFICIAL), "test").select(range(100))
+def test_bundled_images_equal_a_local_official_copy(official_cifar10: Path) -> None:
+    official = read_cifar10(official_cifar10, "test").select(range(100))
     bundled = load_bundled()
     np.testing.assert_array_equal(bundled.images, official.images)
     np.testing.assert_array_equal(bundled.labels, official.labels)
@@ -229,10 +224,8 @@ def test_a_missing_file_is_named(official: Path) -> None:
     assert str(official / "test_batch.bin") in refusal(read_cifar10, official, "test")
 
 
-@needs_official
-def test_the_published_files_have_the_published_statistics() -> None:
-    assert OFFICIAL
-    training, test = read_cifar10(Path(OFFICIAL), "train"), read_cifar10(Path(OFFICIAL), "test")
+def test_the_published_files_have_the_published_statistics(official_cifar10: Path) -> None:
+    training, test = read_cifar10(official_cifar10, "train"), read_cifar10(official_cifar10, "test")
     assert np.bincount(training.labels).tolist() == [5000] * 10
     assert np.bincount(test.labels).tolist() == [1000] * 10
     counts = np.stack([np.bincount(training.images[..., channel].ravel(), minlength=256) for channel in range(3)])
@@ -264,12 +257,10 @@ def test_a_torchvision_copy_serves(
     assert torchvision_calls == []
 
 
-@needs_official
-def test_the_official_copy_serves(tmp_path: Path) -> None:
-    assert OFFICIAL
-    fetch_cifar10(tmp_path, Path(OFFICIAL))
+def test_the_official_copy_serves(official_cifar10: Path, tmp_path: Path) -> None:
+    fetch_cifar10(tmp_path, official_cifar10)
     assert names_in(tmp_path) == sorted(cifar10.MD5)
-    assert fetch_cifar10(tmp_path, Path(OFFICIAL)) == "already there"
+    assert fetch_cifar10(tmp_path, official_cifar10) == "already there"
 
 
 @pytest.mark.parametrize("make", [lambda _: None, Path.mkdir, Path.touch], ids=["absent", "empty", "a file"])

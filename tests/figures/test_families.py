@@ -545,9 +545,9 @@ def test_saved_files_have_the_size_and_whole_fonts(tmp_path):
 SAVE = """
 import sys
 from pathlib import Path
-sys.path.insert(0, str(Path("tests/unit")))
-import test_figures
-test_figures.save_some(Path(sys.argv[1]))
+sys.path[:0] = ["tests", "tests/figures"]
+import test_families
+test_families.save_some(Path(sys.argv[1]))
 """
 SAVED = ("strip of LeNet", "growth, LeNet, one success", "one position map", "chart of one network", "message")
 

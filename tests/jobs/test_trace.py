@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from inside import plan
 from snakemake.common.configfile import load_configfile
 from studies import ROOT
 
@@ -50,7 +51,7 @@ def test_the_configuration_is_recorded_whole(finished_study):
     values = yaml.safe_load(path.read_text())
     assert values["attacks"]["de"]["generations"] == 4
     assert values["statistics"]["permutations"] == 999, "a default"
-    assert finished_study.plan(values) == {}, "Snakemake, too, reads it as the same configuration"
+    assert plan(finished_study.folder, values) == {}, "Snakemake, too, reads it as the same configuration"
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "paper.yaml", "imagenet.yaml"])

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from inside import plan
 from studies import Study
 
 
@@ -57,7 +58,7 @@ def test_more_generations(finished_study, tmp_path):
     before = files(finished_study)
     by_rule, by_run, notes = told(planned(finished_study, tmp_path, config))
     assert files(finished_study) == before
-    assert jobs(by_rule) | {"all": 1} == finished_study.plan(config), "as Snakemake counts them"
+    assert jobs(by_rule) | {"all": 1} == plan(finished_study.folder, config), "as Snakemake counts them"
     assert by_rule["attack"] == (3, "attacks.de.generations: 4 → 5")
     assert by_rule["propagate"] == (3, "after attack")
     assert by_rule["propagate_controls"] == (3, "after locality")
@@ -76,7 +77,7 @@ def test_more_generations(finished_study, tmp_path):
 def test_more_images(finished_study, tmp_path):
     config = finished_study.changed("runs", 0, "images", to="0-11")
     by_rule, by_run, _ = told(planned(finished_study, tmp_path, config, "--no-trial"))
-    assert jobs(by_rule) | {"all": 1} == finished_study.plan(config)
+    assert jobs(by_rule) | {"all": 1} == plan(finished_study.folder, config)
     assert by_rule["attack"] == (1, "new")
     assert by_rule["propagate"] == (1, "new")
     assert by_rule["find_receptive_fields"][1].startswith("runs.0.images: 0-7 → 0-11")

@@ -36,10 +36,11 @@ def again(study, stage, output):
         "dataset": "data/datasets/sample/manifest.json",
         "network": "data/networks/lenet/manifest.json",
         "attack": f"{RUN}/attack/{CHUNK}.json",
+        "locality": f"{RUN}/locality/{CHUNK}.json",
     }
     given = [word for name in manifest["inputs"] for word in (f"--{name}", inputs[name])]
     return [
-        {"propagation": "propagate"}.get(stage, stage),
+        {"propagation": "propagate", "controls": "propagate-controls"}.get(stage, stage),
         "--settings",
         json.dumps(manifest["settings"]),
         *given,
@@ -110,18 +111,19 @@ def undisturbed(study, command, log):
     return time.monotonic() - began
 
 
-def test_an_attack_killed_at_random_moments(finished_study, tmp_path):
+@pytest.mark.parametrize("most", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_an_attack_killed_at_random_moments(finished_study, tmp_path, most):
     """What is finished is not attacked again, and the last process's files are those of one that nobody killed."""
-    plain, log, chance = tmp_path / "plain", tmp_path / "log", np.random.default_rng(1)
+    plain, log, chance = tmp_path / "plain", tmp_path / "log", np.random.default_rng(most)
     seconds = undisturbed(finished_study, attack_job(plain / "attack/c.json"), log)
     kills = 0
-    while kills < 6:
+    while kills < most:
         folder = tmp_path / f"disturbed-{kills}"
         command = attack_job(folder / "attack/c.json")
         job = start(finished_study, command, log)
         wait_for(lambda folder=folder: list(folder.glob("journal/*/*.npz")))
         kill(job)
-        kills, more, status = kills + 1, 5, None
+        kills, more, status = kills + 1, most - 1, None
         while status is None:
             before = entries(folder)
             job = start(finished_study, command, log)
@@ -140,7 +142,16 @@ def test_an_attack_killed_at_random_moments(finished_study, tmp_path):
         assert contents(folder) == contents(plain)
 
 
-@pytest.mark.parametrize(("stage", "kills"), [("propagation", 3), ("locality", 2), ("summarise", 4), ("gather", 5)])
+@pytest.mark.parametrize(
+    ("stage", "kills"),
+    [
+        *((stage, 1) for stage in ("propagation", "locality", "controls", "summarise", "gather")),
+        *(
+            pytest.param(stage, kills, marks=pytest.mark.slow)
+            for stage, kills in (("propagation", 3), ("locality", 2), ("controls", 2), ("summarise", 4), ("gather", 5))
+        ),
+    ],
+)
 def test_a_stage_killed_at_random_moments(finished_study, tmp_path, stage, kills):
     """While it writes, and at any other moment; then it ends, with what Snakemake has made."""
     folder, log, chance = tmp_path / stage, tmp_path / "log", np.random.default_rng(kills)
@@ -183,6 +194,7 @@ def test_a_job_that_is_preempted_says_so_and_goes_on(finished_study, tmp_path):
     kill(job)
 
 
+@pytest.mark.slow
 def test_a_whole_workflow_killed_at_random_moments(study_copy):
     """Snakemake and all its jobs at once; it is unlocked and run again, and all outputs are as they were."""
     chance, folder = np.random.default_rng(4), study_copy.folder

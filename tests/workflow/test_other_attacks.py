@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from studies import ONE_THREAD, Study, new_study
+from inside import run_inside
+from studies import Study, new_study
 
 from onepix.records import read_records
 from onepix.store import digest, read_manifest
@@ -25,8 +26,7 @@ def study(tmp_path_factory) -> Study:
     ]
     networks = {name: {"architecture": "lenet"} for name in ("lenet", "twin")}
     config = {**Study.CONFIG, "networks": networks, "attacks": ATTACKS, "runs": runs, "images_per_job": 5}
-    run = study.snakemake(*ONE_THREAD, config=config)
-    assert run.returncode == 0, run.stdout
+    run_inside(study, config=config)
     return study
 
 

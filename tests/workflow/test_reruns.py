@@ -3,15 +3,13 @@
 The small study has been run for real; in the wide one, files stand in for results, and Snakemake is told that they are.
 """
 
-import contextlib
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import yaml
+from inside import plan, pretend, workflow
 from reruns import (
     ALWAYS,
     ATTACKS,
@@ -30,45 +28,9 @@ from reruns import (
     keys,
     page,
 )
-from snakemake.api import SnakemakeApi
-from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
 from studies import ROOT, Study, new_study
 
-import onepix
 from onepix.config import canonical
-
-
-@contextlib.contextmanager
-def workflow(folder, config, *targets, executor="dryrun", everything=False):
-    """Give Snakemake's workflow after a dry run, or after touching all outputs; `config` may be text."""
-    file = folder / "study.yaml"
-    file.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))
-    output = OutputSettings(dryrun=executor == "dryrun", quiet=frozenset({Quietness.ALL}), enable_file_logging=False)
-    # The rules' inputs are the modules of the onepix that is imported; here, they must be the study's own.
-    with mock.patch.object(onepix, "__file__", str(folder / "onepix" / "__init__.py")), SnakemakeApi(output) as api:
-        settings = ConfigSettings(configfiles=[file])
-        of_study = api.workflow(ResourceSettings(cores=2), settings, snakefile=folder / "Snakefile", workdir=folder)
-        dag = of_study.dag(DAGSettings(targets=frozenset(targets), forceall=everything))
-        dag.execute_workflow(executor=executor)
-        yield of_study._workflow
-
-
-def plan(folder, config, *targets):
-    """Return how many jobs of each rule Snakemake would run."""
-    with workflow(folder, config, *targets) as planned:
-        return dict(Counter(job.rule.name for job in planned.dag.needrun_jobs(exclude_finished=False)))
-
-
-def pretend(folder, config, *targets):
-    """Put something in the place of all results, and have Snakemake take it for them."""
-    with workflow(folder, config, *targets) as planned:
-        outputs = [folder / output for job in planned.dag.jobs for output in job.output]
-    for output in outputs:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if not output.exists():
-            output.write_text(output.name)
-    with workflow(folder, config, *targets, executor="touch", everything=True):
-        pass
 
 
 def wide_copy(folder, config, chosen):

@@ -13,6 +13,7 @@ from studies import NETWORK_RULES, Study, new_study
 
 from onepix.store import digest
 
+pytestmark = pytest.mark.slow
 CHUNK = "results/sample/lenet/de/attack/000000-000003"
 
 
