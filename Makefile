@@ -1,11 +1,13 @@
 # Two commands for a fresh machine: `make run` and `make test`. Both set up .venv first, from the lock.
+# `make test` takes minutes and covers everything once; `make test-all` goes deep: all kills, SLURM where it is, many
+# examples. `make unit` leaves Snakemake out.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test report bench setup lock schema clean
+.PHONY: run test unit test-rest test-all check report bench setup lock schema clean
 
 # Snakemake's SLURM plugin asks the controller whenever Snakemake starts. Where SLURM is installed and its controller
 # does not answer, that takes nine seconds; these two run without SLURM.
@@ -19,13 +21,28 @@ report: run
 	@snakemake --cores 1 --report report.html
 	@echo "Open report.html in a browser."
 
-test: $(VENV)/ready
+# Each worker has about 1.5 GB in memory; more than four would wait for the study that is run once.
+PYTEST = pytest --numprocesses $(CORES) --maxprocesses 4
+
+test: check
+	$(PYTEST) -m "not slow"
+
+unit: $(VENV)/ready
+	$(PYTEST) -m "not slow and not workflow"
+
+# What `make test` leaves out. Properties are in both: here they are tried on many examples, and on new ones each time.
+test-rest: $(VENV)/ready
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile thorough
+
+test-all: test
+	@$(MAKE) --no-print-directory test-rest
+
+check: $(VENV)/ready
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	mypy
 	snakemake --lint
-	pytest
 
 # Compares onepix with attack libraries on this machine, for about a quarter of an hour; see benchmarks/README.md.
 bench: $(VENV)/ready $(VENV)/bench/ready

@@ -11,8 +11,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from conftest import Study
 from pydantic import BaseModel, Tag
+from studies import Study
 
 from onepix.config.study import Config
 
@@ -65,22 +65,22 @@ OWN_FILES = {
     **dict.fromkeys(("labels.csv", "other.csv", "pictures/a.png", "others/a.png"), "stands in for a file"),
     "ids.txt": "0-3\n",
     "fewer.txt": "0-2\n",
-    "data/datasets/sample/per-class-2-seed-0.txt": "0\n1\n2\n3\n",
+    "data/selection/sample/per-class-2-seed-0.txt": "0\n1\n2\n3\n",
 }
 STUDIES = {"small": SMALL, "wide": WIDE}
 
 # Each change of a value runs these besides; so the table leaves them out.
-ALWAYS = {"record_configuration": 1, "all": 1}
+ALWAYS = {"configuration": 1, "all": 1}
 
-CHARTS = {"draw_locality_chart": 1, "draw_distance_profile": 1, "draw_receptive_fields": 1}
-SHARING = {"share": 1, "draw_sharing": 1}
-TRACE = {"gather_provenance": 1}
-SUMMARY = {"summarise": 2, "draw": 2, "gather_tables": 9, **CHARTS}
-MAPS = {"propagate": 3, "propagate_controls": 3}
-FIELDS = {"find_receptive_fields": 2, "gather_tables": 10}  # the tenth table is that of receptive fields
-CHUNK = {"attack": 1, "locality": 1, "propagate": 1, "propagate_controls": 1}
-ONE_RUN = {**CHUNK, "summarise": 1, "draw": 1, "gather_tables": 9, **CHARTS, **TRACE}
-ONE_PAIR = {**ONE_RUN, "find_receptive_fields": 1, "gather_tables": 10}  # a dataset and a network
+CHARTS = {"charts": 1}
+SHARING = {"sharing": 1, "sharing_figures": 1}
+TRACE = {"provenance": 1}
+SUMMARY = {"summary": 2, "figures": 2, "tables": 9, **CHARTS}
+MAPS = {"propagation": 3, "controls": 3}
+FIELDS = {"receptive_fields": 2, "tables": 10}  # the tenth table is that of receptive fields
+CHUNK = {"attack": 1, "locality": 1, "propagation": 1, "controls": 1}
+ONE_RUN = {**CHUNK, "summary": 1, "figures": 1, "tables": 9, **CHARTS, **TRACE}
+ONE_PAIR = {**ONE_RUN, "receptive_fields": 1, "tables": 10}  # a dataset and a network
 IN_COMPANY = {"transfer": 1, **SHARING}  # the other network is tried on new successes
 ATTACKS = {"attack": 3, "locality": 3, "transfer": 2, **MAPS, **SHARING, **SUMMARY, **TRACE}
 
@@ -101,20 +101,20 @@ TRAINING = "the network's training, its attacks and all that follows"
 ATTACK = "attacks and all that follows"
 CHUNKS = "new or changed chunks and all that follows"
 DRAWING = "figures"
-one_dataset = Outcome(DATASET, {"fetch_dataset": 1, **ONE_PAIR})
+one_dataset = Outcome(DATASET, {"datasets": 1, **ONE_PAIR})
 one_attack = Outcome(ATTACK, ONE_RUN)
 all_attacks = Outcome(ATTACK, ATTACKS)
-trained = Outcome(TRAINING, {"train": 1, "fetch_network": 1, **ONE_PAIR})
+trained = Outcome(TRAINING, {"training": 1, "networks": 1, **ONE_PAIR})
 file_network = Outcome(  # four datasets are attacked on it
     NETWORK,
     {
-        "fetch_network": 1,
+        "networks": 1,
         **{rule: 4 * jobs for rule, jobs in CHUNK.items()},
-        **{"summarise": 4, "draw": 4, "find_receptive_fields": 4, "gather_tables": 10, **CHARTS, **TRACE},
+        **{"summary": 4, "figures": 4, "receptive_fields": 4, "tables": 10, **CHARTS, **TRACE},
     },
 )
-run_figures = Outcome("figures of runs", {"draw": 2})
-first_choice = Outcome("images are chosen; then " + CHUNKS, {"select_images": 1, **ONE_PAIR})
+run_figures = Outcome("figures of runs", {"figures": 2})
+first_choice = Outcome("images are chosen; then " + CHUNKS, {"selection": 1, **ONE_PAIR})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _of_attacks() -> Iterator[Change]:
     search = {**common, "true_threshold": 0.1, "target_threshold": 0.8}
     evolution = {"variant": "best1bin", "population": 100, "generations": 10, "differential_weight": 0.6}
     colours = {"colour_mean": 100, "colour_std": 50}
-    several = {rule: jobs for rule, jobs in ONE_RUN.items() if rule not in ("locality", "propagate_controls")}
+    several = {rule: jobs for rule, jobs in ONE_RUN.items() if rule not in ("locality", "controls")}
     kinds = {
         "evolution": (
             "differential_evolution",
@@ -236,7 +236,7 @@ def _of_datasets() -> Iterator[Change]:
         if "source" not in values:
             edits = {("datasets", name): {"source": "bundled"}}
             yield Change(f"datasets.NAME[{kind}].source", "wide", edits, one_dataset)
-    jobs = {"fetch_cifar10": 1, "fetch_dataset": 1, **ATTACKS, **FIELDS}
+    jobs = {"cifar10": 1, "datasets": 1, **ATTACKS, **FIELDS}
     source = {("datasets", "sample"): {"source": "cifar10"}}
     yield Change("datasets.NAME[bundled].source", "small", source, Outcome(DATASET, jobs))
 
@@ -272,10 +272,10 @@ def _of_networks() -> Iterator[Change]:
         yield Change(f"networks.NAME.recipe.{key}", "wide", {("networks", "trained", "recipe", key): value}, trained)
     # LeNet's two chunks; and each network is tried on the other's successes.
     lenet = {
-        "fetch_network": 1,
+        "networks": 1,
         **{rule: 2 * jobs for rule, jobs in CHUNK.items()},
-        **{"transfer": 2, **SHARING, "summarise": 1, "draw": 1, "find_receptive_fields": 1},
-        **{"gather_tables": 10, **CHARTS, **TRACE},
+        **{"transfer": 2, **SHARING, "summary": 1, "figures": 1, "receptive_fields": 1},
+        **{"tables": 10, **CHARTS, **TRACE},
     }
     edits = {("networks", "lenet", "architecture"): "resnet8"}
     yield Change("networks.NAME.architecture", "small", edits, Outcome(NETWORK, lenet))
@@ -285,9 +285,9 @@ def _of_networks() -> Iterator[Change]:
 def _of_runs() -> Iterator[Change]:
     other = {("datasets", "other"): {"source": "bundled"}, ("runs", 1, "dataset"): "other"}
     # With a dataset each, the two networks share nothing.
-    yield Change("runs.dataset", "small", other, Outcome(DATASET, {"fetch_dataset": 1, **ONE_PAIR}))
+    yield Change("runs.dataset", "small", other, Outcome(DATASET, {"datasets": 1, **ONE_PAIR}))
     other = {("networks", "other"): {"architecture": "lenet"}, ("runs", 1, "networks"): ["resnet20", "other"]}
-    jobs = {"fetch_network": 1, **ONE_PAIR, "transfer": 3, **SHARING}
+    jobs = {"networks": 1, **ONE_PAIR, "transfer": 3, **SHARING}
     yield Change("runs.networks", "small", other, Outcome("the new network, its attacks and all that follows", jobs))
     other = {("attacks", "random"): {"method": "random_search"}, ("runs", 1, "attacks"): ["de", "random"]}
     yield Change("runs.attacks", "small", other, Outcome("the new attack and all that follows", ONE_RUN))
@@ -295,7 +295,7 @@ def _of_runs() -> Iterator[Change]:
         jobs = {**ONE_PAIR, **IN_COMPANY}
         yield Change("runs.images", "small", {("runs", 0, "images"): images}, Outcome(CHUNKS, jobs))
     yield Change("runs.images.file", "wide", {("runs", 1, "images", "file"): "fewer.txt"}, Outcome(CHUNKS, ONE_PAIR))
-    folder, images = "data/datasets/sample", ("runs", 4, "images")
+    folder, images = "data/selection/sample", ("runs", 4, "images")
     fifth = "0\n1\n2\n3\n4\n"  # image 4 is in a second chunk
     chosen = {f"{folder}/first-5.txt": fifth}
     yield Change("runs.images.first", "wide", {images: {"first": 5}}, first_choice, chosen)
@@ -317,7 +317,7 @@ def _of_the_rest() -> Iterator[Change]:
     jobs = {**MAPS, **SUMMARY, **FIELDS, **TRACE}
     layers = Outcome("propagation maps, receptive fields, tables and figures", jobs)
     yield Change("propagation.layers", "small", {("propagation", "layers"): ["*conv*"]}, layers)
-    jobs = {"find_receptive_fields": 2, "gather_tables": 1, "draw_receptive_fields": 1, **TRACE}
+    jobs = {"receptive_fields": 2, "tables": 1, "charts": 1, **TRACE}
     fields = Outcome("receptive fields, their table and figure", jobs)
     yield Change("propagation.gradient_images", "small", {("propagation", "gradient_images"): 2}, fields)
     tables = Outcome("tables and figures", {**SUMMARY, **SHARING})
@@ -325,19 +325,19 @@ def _of_the_rest() -> Iterator[Change]:
     yield Change("statistics.resamples", "small", {("statistics", "resamples"): 300}, tables)
     of_runs = Outcome("tables and figures, but those of sharing", SUMMARY)
     yield Change("statistics.permutations", "small", {("statistics", "permutations"): 99}, of_runs)
-    jobs = {"propagate_controls": 3, "transfer": 2, **SUMMARY, **SHARING, **TRACE}
+    jobs = {"controls": 3, "transfer": 2, **SUMMARY, **SHARING, **TRACE}
     drawn = Outcome("controls, transfer, tables and figures", jobs)
     yield Change("statistics.seed", "small", {("statistics", "seed"): 1}, drawn)
     figures = {"strips": ["success", 3], "strip_layers": ["*conv*"], "position_maps": 2, "colour_map": "viridis"}
     for key, value in figures.items():
         yield Change(f"figures.{key}", "small", {("figures", key): value}, run_figures)
-    every_figure = Outcome("all figures", {"draw": 2, "draw_sharing": 1, **CHARTS})
+    every_figure = Outcome("all figures", {"figures": 2, "sharing_figures": 1, **CHARTS})
     yield Change("figures.dpi", "small", {("figures", "dpi"): 90}, every_figure)
-    jobs = {"fetch_cifar10": 1, "fetch_dataset": 1, "train": 1, "fetch_network": 1, **ONE_PAIR}
+    jobs = {"cifar10": 1, "datasets": 1, "training": 1, "networks": 1, **ONE_PAIR}
     cifar10 = Outcome("all that is made of CIFAR-10", jobs)
     yield Change("existing_cifar10", "wide", {("existing_cifar10",): "copy"}, cifar10)
     yield Change("existing_cifar10", "small", {("existing_cifar10",): "copy"}, UNUSED)
-    jobs = {"fetch_dataset": 1, "fetch_network": 2, **ATTACKS, **FIELDS}
+    jobs = {"datasets": 1, "networks": 2, **ATTACKS, **FIELDS}
     yield Change("data", "small", {("data",): "elsewhere"}, Outcome("everything", jobs))
     made = Outcome("everything but fetching and training", {**ATTACKS, **FIELDS})
     yield Change("results", "small", {("results",): "elsewhere"}, made)
@@ -346,9 +346,9 @@ def _of_the_rest() -> Iterator[Change]:
 CHANGES = [*_of_datasets(), *_of_networks(), *_of_attacks(), *_of_runs(), *_of_the_rest()]
 
 RULES = (
-    *("fetch_cifar10", "fetch_dataset", "select_images", "train", "fetch_network", "attack", "locality", "propagate"),
-    *("propagate_controls", "find_receptive_fields", "transfer", "share", "summarise", "draw", "draw_sharing"),
-    *("gather_tables", "draw_locality_chart", "draw_distance_profile", "draw_receptive_fields", "gather_provenance"),
+    *("cifar10", "datasets", "selection", "training", "networks", "attack", "locality", "propagation"),
+    *("controls", "receptive_fields", "transfer", "sharing", "summary", "figures", "sharing_figures"),
+    *("tables", "charts", "provenance"),
 )
 
 INTRODUCTION = """\
@@ -371,12 +371,12 @@ if a job before it runs. Here:
   weights), the date counts.
 - **Chunks.** A chunk is named by its block of `images_per_job` ids, and reruns if the ids wanted of it change. More
   images add chunks and touch none.
-- **Images chosen by a rule.** `{first: 100}` and `{per_class: 10}` need the dataset. Only when `select_images` has run
+- **Images chosen by a rule.** `{first: 100}` and `{per_class: 10}` need the dataset. Only when `selection` has run
   does Snakemake know the chunks; until then, a dry run shows only part of what follows. What then runs is what would
   run if the same ids were listed.
 - **Jobs, not results.** What follows a job that runs is run too, also where the job's result turns out to be the same.
 
-`record_configuration` runs after any change of a value, also where the table says nothing. The table is written by hand
+`configuration` runs after any change of a value, also where the table says nothing. The table is written by hand
 in [tests/reruns.py](../tests/reruns.py) and held against Snakemake by tests/workflow/test_reruns.py;
 this page is written anew by
 

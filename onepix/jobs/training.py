@@ -27,8 +27,8 @@ class TrainingJob(Settings):
     device: str = "auto"
 
 
-def run(settings: JsonText, cifar10: Manifest, output: Output) -> None:
-    """Write trained weights to `output`, resuming from a checkpoint beside it, and say the test accuracy.
+def run(settings: JsonText, cifar10: Manifest, output: Output) -> float:
+    """Write trained weights to `output`, resuming from a checkpoint beside it; say and return the test accuracy.
 
     `cifar10` is the folder of CIFAR-10, or its manifest.
     """
@@ -62,3 +62,4 @@ def run(settings: JsonText, cifar10: Manifest, output: Output) -> None:
     save_classifier(classifier, output, metadata)
     checkpoint.unlink()
     typer.echo(f"{output}: {reached:.2%} of the 10,000 test images are classified correctly")
+    return reached

@@ -36,10 +36,11 @@ def again(study, stage, output):
         "dataset": "data/datasets/sample/manifest.json",
         "network": "data/networks/lenet/manifest.json",
         "attack": f"{RUN}/attack/{CHUNK}.json",
+        "locality": f"{RUN}/locality/{CHUNK}.json",
     }
     given = [word for name in manifest["inputs"] for word in (f"--{name}", inputs[name])]
     return [
-        {"propagation": "propagate"}.get(stage, stage),
+        {"propagation": "propagation", "controls": "propagate-controls"}.get(stage, stage),
         "--settings",
         json.dumps(manifest["settings"]),
         *given,
@@ -52,12 +53,12 @@ def summarise_job(study, output):
     settings = {"dataset": "sample", "network": "lenet", "attack": "de", "statistics": {"resamples": 200}}
     stages = ("attack", "propagation", "locality", "controls")
     manifests = [path for stage in stages for path in sorted((study.folder / RUN / stage).glob("*.json"))]
-    return ["summarise", "--settings", json.dumps(settings), "--output", str(output), *map(str, manifests)]
+    return ["summary", "--settings", json.dumps(settings), "--output", str(output), *map(str, manifests)]
 
 
 def gather_job(study, output):
-    tables = sorted(study.folder.glob("results/sample/*/de/tables/layers.csv"))
-    return ["gather-tables", "--output", str(output), *map(str, tables)]
+    tables = sorted(study.folder.glob("results/sample/*/de/summary/layers.csv"))
+    return ["tables", "--output", str(output), *map(str, tables)]
 
 
 def start(study, command, log):
@@ -65,7 +66,8 @@ def start(study, command, log):
     # Manifests state threads: those of the finished study are Snakemake's. Attacks are compared with each other only.
     threads = {**os.environ, "OMP_NUM_THREADS": "1" if command[0] == "attack" else "2"}
     with log.open("w") as said:
-        return subprocess.Popen([sys.executable, "-m", "onepix", *command], cwd=study.folder, stderr=said, env=threads)
+        job = [sys.executable, "-m", "onepix.jobs", *command]
+        return subprocess.Popen(job, cwd=study.folder, stderr=said, env=threads)
 
 
 def finished(study, command, log):
@@ -110,18 +112,19 @@ def undisturbed(study, command, log):
     return time.monotonic() - began
 
 
-def test_an_attack_killed_at_random_moments(finished_study, tmp_path):
+@pytest.mark.parametrize("most", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_an_attack_killed_at_random_moments(finished_study, tmp_path, most):
     """What is finished is not attacked again, and the last process's files are those of one that nobody killed."""
-    plain, log, chance = tmp_path / "plain", tmp_path / "log", np.random.default_rng(1)
+    plain, log, chance = tmp_path / "plain", tmp_path / "log", np.random.default_rng(most)
     seconds = undisturbed(finished_study, attack_job(plain / "attack/c.json"), log)
     kills = 0
-    while kills < 6:
+    while kills < most:
         folder = tmp_path / f"disturbed-{kills}"
         command = attack_job(folder / "attack/c.json")
         job = start(finished_study, command, log)
         wait_for(lambda folder=folder: list(folder.glob("journal/*/*.npz")))
         kill(job)
-        kills, more, status = kills + 1, 5, None
+        kills, more, status = kills + 1, most - 1, None
         while status is None:
             before = entries(folder)
             job = start(finished_study, command, log)
@@ -140,13 +143,22 @@ def test_an_attack_killed_at_random_moments(finished_study, tmp_path):
         assert contents(folder) == contents(plain)
 
 
-@pytest.mark.parametrize(("stage", "kills"), [("propagation", 3), ("locality", 2), ("summarise", 4), ("gather", 5)])
+@pytest.mark.parametrize(
+    ("stage", "kills"),
+    [
+        *((stage, 1) for stage in ("propagation", "locality", "controls", "summary", "gather")),
+        *(
+            pytest.param(stage, kills, marks=pytest.mark.slow)
+            for stage, kills in (("propagation", 3), ("locality", 2), ("controls", 2), ("summary", 4), ("tables", 5))
+        ),
+    ],
+)
 def test_a_stage_killed_at_random_moments(finished_study, tmp_path, stage, kills):
     """While it writes, and at any other moment; then it ends, with what Snakemake has made."""
     folder, log, chance = tmp_path / stage, tmp_path / "log", np.random.default_rng(kills)
-    if stage == "summarise":
-        command, made = summarise_job(finished_study, folder / "attacks.parquet"), RUN / "tables"
-    elif stage == "gather":
+    if stage == "summary":
+        command, made = summarise_job(finished_study, folder / "attacks.parquet"), RUN / "summary"
+    elif stage == "tables":
         command, made = gather_job(finished_study, folder / "layers.csv"), Path("results/tables")
     else:
         command, made = again(finished_study, stage, folder / f"{CHUNK}.json"), RUN / stage
@@ -162,7 +174,7 @@ def test_a_stage_killed_at_random_moments(finished_study, tmp_path, stage, kills
     status, said = finished(finished_study, command, log)
     assert status == 0, said
     expected = contents(finished_study.folder / made)
-    wanted = {"gather": "layers.csv", "summarise": ""}.get(stage, CHUNK)
+    wanted = {"tables": "layers.csv", "summary": ""}.get(stage, CHUNK)
     assert contents(folder) == {name: data for name, data in expected.items() if name.startswith(wanted)}
 
 
@@ -183,13 +195,14 @@ def test_a_job_that_is_preempted_says_so_and_goes_on(finished_study, tmp_path):
     kill(job)
 
 
+@pytest.mark.slow
 def test_a_whole_workflow_killed_at_random_moments(study_copy):
     """Snakemake and all its jobs at once; it is unlocked and run again, and all outputs are as they were."""
     chance, folder = np.random.default_rng(4), study_copy.folder
     before = contents(folder / "results")
-    for part in ("attack", "propagation", "locality", "controls", "tables"):
+    for part in ("attack", "propagation", "locality", "controls", "summary"):
         shutil.rmtree(folder / RUN / part)
-    targets = [f"{RUN}/tables/attacks.parquet", "results/tables/layers.csv"]
+    targets = [f"{RUN}/summary/attacks.parquet", "results/tables/layers.csv"]
     (folder / targets[1]).unlink()
     command = [sys.executable, "-m", "snakemake", *targets, "--cores", "2", "--configfile", "study.yaml"]
     for done in (1, 4):
@@ -313,10 +326,10 @@ def test_maps_on_a_full_disk(finished_study, tmp_path, small_disk):
 def test_tables_on_a_full_disk(finished_study, tmp_path, small_disk):
     """Those that went on it are whole, and the one that did not is not there."""
     log, output = tmp_path / "log", small_disk / "tables/attacks.parquet"
-    made = contents(finished_study.folder / RUN / "tables")
+    made = contents(finished_study.folder / RUN / "summary")
     with nearly_full(small_disk, 8):
         line = stops(finished_study, summarise_job(finished_study, output), log)
-        assert line.startswith(f"onepix: {small_disk}/tables/")
+        assert line.startswith(f"onepix: {small_disk}/summary/")
         assert line.endswith(".csv: No space left on device")
         there = contents(output.parent)
         assert there.items() < made.items()

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ONE_THREAD
+from inside import plan, run_inside
 from PIL import Image
 
 from onepix.datasets.arrays import load_arrays
 from onepix.files.manifests import checked_data, read_manifest
 from onepix.networks.build import build
 
-TABLE = "results/pictures/far/de/tables/success.csv"
+TABLE = "results/pictures/far/de/summary/success.csv"
 
 
 @pytest.fixture
@@ -79,8 +79,7 @@ def test_pictures_and_a_network_from_the_web(site, study_copy, monkeypatch, tmp_
     monkeypatch.setenv("ONEPIX_CACHE", str(tmp_path / "cache"))
     folder, config = study_copy.folder, study(site, per_class=2, seed=3)
     paint(folder)
-    run = study_copy.snakemake(TABLE, *ONE_THREAD, config=config)
-    assert run.returncode == 0, run.stdout
+    run_inside(study_copy, TABLE, config=config)
     images = load_arrays(checked_data(folder / "data/datasets/pictures/manifest.json"))
     assert images.images.shape == (8, 20, 22, 3)
     assert images.names == tuple(f"{name}/{index}.png" for name in ("cat", "dog") for index in range(4))
@@ -99,16 +98,16 @@ def test_pictures_and_a_network_from_the_web(site, study_copy, monkeypatch, tmp_
             "verified": "by the first 8 digits of its SHA-256, no more are known",
         },
     }
-    assert "verified by the first 8 digits" in (folder / "logs/fetch_network/far.log").read_text()
+    assert "verified by the first 8 digits" in (folder / "logs/networks/far.log").read_text()
     assert site.requests == ["/far.th"]
 
-    assert "Nothing to be done" in study_copy.snakemake(TABLE, config=config).stdout
+    assert plan(folder, config, TABLE) == {}
     more = study(site, per_class=3, seed=3)
-    run = study_copy.snakemake("--dry-run", TABLE, config=more)
-    assert "select_images" in run.stdout
-    assert "fetch_dataset" not in run.stdout, "the pictures are the same"
+    jobs = plan(folder, more, TABLE)
+    assert "selection" in jobs
+    assert "datasets" not in jobs, "the pictures are the same"
     (folder / "pictures" / "cat" / "2.png").write_bytes((folder / "pictures" / "cat" / "3.png").read_bytes())
-    assert "fetch_dataset" in study_copy.snakemake("--dry-run", TABLE, config=config).stdout
+    assert "datasets" in plan(folder, config, TABLE)
 
 
 def test_offline_the_log_names_the_file_and_its_place(site, study_copy, monkeypatch, tmp_path):
@@ -130,9 +129,9 @@ def test_offline_the_log_names_the_file_and_its_place(site, study_copy, monkeypa
 def test_a_file_of_ids(study_copy):
     config = study_copy.changed("runs", 0, "images", to={"file": "ids.txt"})
     (study_copy.folder / "ids.txt").write_text("# as before\n0-7\n")
-    assert study_copy.plan(config) == {"record_configuration": 1, "all": 1}, "the same images"
+    assert plan(study_copy.folder, config) == {"configuration": 1, "all": 1}, "the same images"
     (study_copy.folder / "ids.txt").write_text("0-11\n")
-    assert study_copy.plan(config)["attack"] == 1
+    assert plan(study_copy.folder, config)["attack"] == 1
     (study_copy.folder / "ids.txt").unlink()
     run = study_copy.snakemake("--dry-run", config=config)
     assert run.returncode == 1
@@ -143,7 +142,7 @@ def test_a_file_of_ids(study_copy):
 def test_a_class_with_too_few_images(study_copy):
     """Snakemake itself would not see, where all results are there, that other images are wanted."""
     config = study_copy.changed("runs", 0, "images", to={"per_class": 50, "seed": 0})
-    assert "select_images" in study_copy.plan(config)
+    assert "selection" in plan(study_copy.folder, config)
     run = study_copy.snakemake(config=config)
     assert run.returncode == 1
     assert "onepix: sample: per_class: 50 is more than the" in run.stdout

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from inside import run_inside
 from safetensors.torch import save_file
 
 FACTORY = """
@@ -34,7 +35,8 @@ def test_own_network_and_images(study_copy):
     labels[3] = 1 - labels[3]
     np.savez(folder / "my-images.npz", images=images, labels=labels)
     scaling = {"mean": [0.5], "std": [0.25], "classes": 2, "channels": 1}
-    run = study_copy.snakemake(
+    run_inside(
+        study_copy,
         config={
             "datasets": {"1": {"source": "arrays", "path": "my-images.npz", "class_names": ["cat", "dog"]}},
             "networks": {
@@ -43,9 +45,8 @@ def test_own_network_and_images(study_copy):
             "attacks": {"de": {"population": 20, "generations": 2}},
             "runs": [{"dataset": "1", "networks": ["7"], "attacks": ["de"], "images": "0-5"}],
             "results": "own",
-        }
+        },
     )
-    assert run.returncode == 0, run.stdout
     success = pd.read_csv(folder / "own/tables/success.csv")
     assert (success["images"].item(), success["correct"].item()) == (6, 5)
     tree = xr.open_datatree(folder / "own/1/7/de/propagation/000000-000024.zarr", engine="zarr")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import new_study
+from studies import new_study
 
 UUIDS = [f"GPU-{number}5d5ba0d6-d33d" for number in range(4)]
 SNAKEFILE = """
@@ -30,7 +30,7 @@ rule one:
 JOB = """
 import os, sys, time
 from pathlib import Path
-from onepix import gpus
+from onepix.engine import gpus
 
 events, device, together = Path("events"), sys.argv[1], int(sys.argv[2])
 

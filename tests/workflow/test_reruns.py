@@ -3,16 +3,13 @@
 The small study has been run for real; in the wide one, files stand in for results, and Snakemake is told that they are.
 """
 
-import contextlib
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import yaml
-from conftest import ROOT, Study, new_study
+from inside import plan, pretend, workflow
 from reruns import (
     ALWAYS,
     ATTACKS,
@@ -31,44 +28,9 @@ from reruns import (
     keys,
     page,
 )
-from snakemake.api import SnakemakeApi
-from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
+from studies import ROOT, Study, new_study
 
-import onepix
 from onepix.config.reading import canonical
-
-
-@contextlib.contextmanager
-def workflow(folder, config, *targets, executor="dryrun", everything=False):
-    """Give Snakemake's workflow after a dry run, or after touching all outputs; `config` may be text."""
-    file = folder / "study.yaml"
-    file.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))
-    output = OutputSettings(dryrun=executor == "dryrun", quiet=frozenset({Quietness.ALL}), enable_file_logging=False)
-    # The rules' inputs are the modules of the onepix that is imported; here, they must be the study's own.
-    with mock.patch.object(onepix, "__file__", str(folder / "onepix" / "__init__.py")), SnakemakeApi(output) as api:
-        settings = ConfigSettings(configfiles=[file])
-        of_study = api.workflow(ResourceSettings(cores=2), settings, snakefile=folder / "Snakefile", workdir=folder)
-        dag = of_study.dag(DAGSettings(targets=frozenset(targets), forceall=everything))
-        dag.execute_workflow(executor=executor)
-        yield of_study._workflow
-
-
-def plan(folder, config, *targets):
-    """Return how many jobs of each rule Snakemake would run."""
-    with workflow(folder, config, *targets) as planned:
-        return dict(Counter(job.rule.name for job in planned.dag.needrun_jobs(exclude_finished=False)))
-
-
-def pretend(folder, config, *targets):
-    """Put something in the place of all results, and have Snakemake take it for them."""
-    with workflow(folder, config, *targets) as planned:
-        outputs = [folder / output for job in planned.dag.jobs for output in job.output]
-    for output in outputs:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if not output.exists():
-            output.write_text(output.name)
-    with workflow(folder, config, *targets, executor="touch", everything=True):
-        pass
 
 
 def wide_copy(folder, config, chosen):
@@ -118,7 +80,7 @@ def test_a_key_changes(folder_of, tmp_path, change):
     """Exactly these jobs run; of images chosen by a rule, the rule first, and then exactly these."""
     folder, jobs = folder_of(change.study), dict(change.outcome.jobs)
     if change.chosen:
-        assert plan(folder, change.config)["select_images"] == jobs.pop("select_images")
+        assert plan(folder, change.config)["selection"] == jobs.pop("selection")
         folder = Path(shutil.copytree(folder, tmp_path / "study"))
         for name, ids in change.chosen.items():
             (folder / name).write_text(ids)
@@ -190,9 +152,9 @@ def test_the_order_of_lists_and_the_spelling_of_images_mean_nothing(tmp_path):
     for images in ("0-2, 9", "9, 0-1, 2", [9, 0, 2, 1, 1]):
         assert plan(folder, changed(config, {**edits, ("runs", 0, "images"): images})) == {}
     apart = {**config["runs"][0], "networks": ["net110"]}, {**config["runs"][0], "networks": ["net20"]}
-    assert plan(folder, {**config, "runs": apart}).keys() == {"record_configuration", "all"}, "the same runs"
+    assert plan(folder, {**config, "runs": apart}).keys() == {"configuration", "all"}, "the same runs"
     with workflow(folder, config) as planned:
-        (rule,) = (rule for rule in planned.rules if rule.name == "gather_provenance")
+        (rule,) = (rule for rule in planned.rules if rule.name == "provenance")
         (job,) = (job for job in planned.dag.jobs if job.rule is rule)
         networks = [Path(file).parent.name for file in job.input if "networks" in file]
     assert networks == ["net20", "net110"]
@@ -207,9 +169,9 @@ def test_other_ids_in_the_same_file(wide_study, tmp_path):
     assert plan(folder, WIDE)["attack"] == 1
 
 
-POSITION_MAPS = {"locality": 3, "propagate_controls": 3, **SUMMARY, **SHARING, **TRACE}
-DRAWN_FIELDS = {"find_receptive_fields": 2, "gather_tables": 1, "draw_receptive_fields": 1, **TRACE}
-DRAWN = {"draw": 2, "draw_sharing": 1, **CHARTS}
+POSITION_MAPS = {"locality": 3, "controls": 3, **SUMMARY, **SHARING, **TRACE}
+DRAWN_FIELDS = {"receptive_fields": 2, "tables": 1, "charts": 1, **TRACE}
+DRAWN = {"figures": 2, "sharing_figures": 1, **CHARTS}
 
 
 @pytest.mark.parametrize(
@@ -218,13 +180,13 @@ DRAWN = {"draw": 2, "draw_sharing": 1, **CHARTS}
         ("attacks/differential_evolution.py", ATTACKS),
         ("jobs/attack.py", ATTACKS),
         ("pixels.py", {**ATTACKS, **FIELDS}),
-        ("propagation.py", {**MAPS, **SUMMARY, **TRACE}),
-        ("position_maps.py", POSITION_MAPS),
-        ("effective_field.py", DRAWN_FIELDS),
-        ("sharing.py", SHARING),
-        ("figures/depth.py", {"draw": 2}),
+        ("layers/propagation.py", {**MAPS, **SUMMARY, **TRACE}),
+        ("attacks/position_maps.py", POSITION_MAPS),
+        ("layers/effective_field.py", DRAWN_FIELDS),
+        ("analysis/sharing.py", SHARING),
+        ("figures/depth.py", {"figures": 2}),
         ("figures/style.py", DRAWN),
-        ("jobs/summarise.py", SUMMARY),
+        ("jobs/summary.py", SUMMARY),
         ("cli.py", {}),
     ],
 )

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import NETWORK_RULES, Study, new_study
+from studies import NETWORK_RULES, Study, new_study
 
 from onepix.files.manifests import digest
 
+pytestmark = pytest.mark.slow
 CHUNK = "results/sample/lenet/de/attack/000000-000003"
 
 
@@ -90,7 +91,7 @@ def test_results_equal_those_of_a_local_run(submitted, finished_study):
 
 def test_jobs_ask_for_what_they_need(submitted, partitions):
     jobs = jobs_of(submitted[1])
-    assert {job["rule"] for job in jobs} == NETWORK_RULES | {"summarise", "draw", "share"}
+    assert {job["rule"] for job in jobs} == NETWORK_RULES | {"summary", "figures", "sharing"}
     for job in jobs:
         network = job["rule"] in NETWORK_RULES
         assert job["partition"] == partitions["gpu_partition" if network else "cpu_partition"]

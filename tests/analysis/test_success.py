@@ -1,0 +1,56 @@
+"""The table of successes, from made-up attacks whose rates are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import made_up, positions, stored
+
+from onepix.analysis.locality_tables import cluster_table, locality_table, neighbourhood_table, profile_table
+from onepix.analysis.statistics import wilson
+from onepix.analysis.success import success_table
+from onepix.config.statistics import Statistics
+
+
+def test_success_table(tmp_path):
+    row = success_table(stored(tmp_path), Statistics()).iloc[0]
+    assert (row["images"], row["correct"], row["attacks"], row["successes"]) == (5, 4, 4, 2)
+    assert (row["accuracy"], row["success_rate"], row["class_flip_rate"]) == (0.8, 0.5, 0.5)
+    assert np.isnan(row["any_target_rate"]), "no attack had a target"
+    assert (row["success_rate_low"], row["success_rate_high"]) == pytest.approx(wilson(2, 4, 0.95))
+    assert (row["queries_total"], row["queries_median"], row["queries_to_success_median"]) == (3600, 1000, 300)
+
+
+def test_both_readings_of_untargeted():
+    """Three images × two targets: one reaches a target, one changes class but not to its target, one neither."""
+    records = (
+        made_up()
+        .iloc[[0] * 6]
+        .assign(
+            image_id=[0, 0, 1, 1, 2, 2],
+            label=0,
+            target=pd.array([1, 2] * 3, dtype="Int64"),
+            adversarial_class=pd.array([0, 2, 0, 3, 0, 0], dtype="Int64"),
+            success=pd.array([False, True, False, False, False, False], dtype="boolean"),
+        )
+    )
+    row = success_table(records, Statistics()).iloc[0]
+    assert (row["images"], row["correct"], row["attacks"], row["successes"]) == (3, 3, 6, 1)
+    assert (row["success_rate"], row["any_target_rate"], row["class_flip_rate"]) == (1 / 6, 1 / 3, 2 / 3)
+    assert (row["any_target_rate_low"], row["any_target_rate_high"]) == pytest.approx(wilson(1, 3, 0.95))
+
+
+def test_tables_without_an_attacked_image(tmp_path):
+    records = stored(tmp_path)
+    records = records[~records["eligible"]]
+    row = success_table(records, Statistics()).iloc[0]
+    assert (row["correct"], row["attacks"], row["successes"], row["queries_total"]) == (0, 0, 0, 0)
+    assert np.isnan(row["success_rate"])
+    table = locality_table(records, [positions([], [], [])], Statistics())
+    assert table["images"].tolist() == [0] * 5
+    assert table["rate"].isna().all()
+    for trees in ([], [positions([], [], [])]):
+        clusters = cluster_table(trees, Statistics())
+        assert len(clusters) == len(profile_table(trees, Statistics())) == 0
+        summed = neighbourhood_table(clusters, trees, Statistics()).iloc[0]
+        assert (summed["images"], summed["tested"]) == (0, 0)
+        assert np.isnan(summed["half_distance"])

@@ -1,0 +1,179 @@
+"""`onepix plan` on a finished study of three chunks of four images (LeNet two, ResNet-20 one)."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from inside import plan
+from studies import Study
+
+
+def planned(study, folder, config=None, *options):
+    """Run `onepix plan` in a study's folder; the configuration is written elsewhere."""
+    file = folder / "planned.yaml"
+    file.write_text(yaml.safe_dump(study.CONFIG if config is None else config))
+    command = [sys.executable, "-m", "onepix", "plan", str(file), *options]
+    return subprocess.run(command, cwd=study.folder, text=True, capture_output=True, check=False)
+
+
+def told(run):
+    """Return the rows of rules (name → jobs and reasons), those of runs (name → cells), and the lines below them."""
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr + run.stdout
+    rules, runs, *notes = re.split(r"\n\s*\n", run.stdout)
+    unfolded = re.sub(r"\n {10,}", " ", rules)
+    by_rule = {}
+    for line in unfolded.splitlines()[1:]:
+        name, jobs, why = line.strip().split(maxsplit=2)
+        by_rule[name] = int(jobs), " ".join(why.split())
+    by_run = {}
+    for line in runs.splitlines()[1:]:
+        cells = re.split(r"\s{2,}", line.strip())
+        name, cells = (cells[1], cells[3:]) if cells[0] == "sample" else (cells[0], cells[1:])
+        by_run[name] = cells
+    return by_rule, by_run, "\n".join(notes)
+
+
+def jobs(by_rule):
+    return {name: count for name, (count, _) in by_rule.items()}
+
+
+def files(study):
+    folders = [study.folder / name for name in ("data", "results", "logs", ".snakemake/metadata")]
+    return {file: file.stat().st_mtime_ns for folder in folders for file in folder.rglob("*") if file.is_file()}
+
+
+def test_nothing_to_do(finished_study, tmp_path):
+    before = files(finished_study)
+    run = planned(finished_study, tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == "nothing would run: all results are there, made as the configuration says\n"
+    assert files(finished_study) == before
+
+
+def test_more_generations(finished_study, tmp_path):
+    """Every image is attacked anew: 8 and 4 images × 200 candidates × 6, the first population included."""
+    config = finished_study.changed("attacks", "de", "generations", to=5)
+    before = files(finished_study)
+    by_rule, by_run, notes = told(planned(finished_study, tmp_path, config))
+    assert files(finished_study) == before
+    assert jobs(by_rule) | {"all": 1} == plan(finished_study.folder, config), "as Snakemake counts them"
+    assert by_rule["attack"] == (3, "attacks.de.generations: 4 → 5")
+    assert by_rule["propagation"] == (3, "after attack")
+    assert by_rule["controls"] == (3, "after locality")
+    assert by_run["lenet"][:2] == ["8 of 8", "9,600"]
+    assert by_run["resnet20"][:2] == ["4 of 4", "4,800"]
+    assert by_run["sum"][:2] == ["12 of 12", "14,400"]
+    for cells in (by_run["lenet"], by_run["resnet20"]):
+        times, rates = cells[2:6], cells[6]
+        assert all(re.fullmatch(r"[\d.]+ (s|min|h|d)(, [\d.]+ [kM]B)?", time) for time in times), cells
+        assert "tried now on " in rates or "finished jobs" in rates
+    assert "sample × lenet × de: maps are counted as its 8 earlier records tell" in notes
+    assert "Not counted: receptive_fields" not in notes
+    assert "Not counted: transfer, fetching, records, tables and figures." in notes
+
+
+def test_more_images(finished_study, tmp_path):
+    config = finished_study.changed("runs", 0, "images", to="0-11")
+    by_rule, by_run, _ = told(planned(finished_study, tmp_path, config, "--no-trial"))
+    assert jobs(by_rule) | {"all": 1} == plan(finished_study.folder, config)
+    assert by_rule["attack"] == (1, "new")
+    assert by_rule["propagation"] == (1, "new")
+    assert by_rule["receptive_fields"][1].startswith("runs.0.images: 0-7 → 0-11")
+    assert by_run["lenet"][:2] == ["4 of 12", "4,000"]
+    assert by_run["resnet20"][:5] == ["0 of 4", "0", "–", "–", "–"]
+    assert by_run["sum"][:2] == ["4 of 16", "4,000"]
+    assert by_run["lenet"][6].endswith("finished jobs")
+
+
+def test_other_layers_follow_the_images_that_the_records_name(finished_study, tmp_path):
+    config = finished_study.changed("propagation", "layers", to=["*conv*"])
+    by_rule, by_run, notes = told(planned(finished_study, tmp_path, config, "--no-trial"))
+    assert by_rule["propagation"] == (3, 'propagation.layers: auto → ["*conv*"]')
+    assert "attack" not in by_rule
+    assert by_run["sum"][:3] == ["0 of 12", "0", "–"]
+    assert by_run["lenet"][3] != "–"
+    assert "earlier records" not in notes, "these are counted, not expected"
+
+
+def test_a_module_is_edited(study_copy, tmp_path):
+    with (study_copy.folder / "onepix/attacks/differential_evolution.py").open("a") as file:
+        file.write("# edited\n")
+    by_rule, by_run, _ = told(planned(study_copy, tmp_path, None, "--no-trial"))
+    assert by_rule["attack"] == (3, "onepix/attacks/differential_evolution.py changed")
+    assert "onepix/attacks/differential_evolution.py changed" in by_rule["locality"][1]
+    assert "differential_evolution" not in by_rule["summary"][1]
+    assert by_run["sum"][:2] == ["12 of 12", "12,000"]
+
+
+def test_an_output_is_gone(study_copy, tmp_path):
+    (study_copy.folder / "results/tables/success.csv").unlink()
+    by_rule, by_run, notes = told(planned(study_copy, tmp_path, None, "--no-trial"))
+    assert by_rule == {"tables": (1, "its output is gone")}
+    assert by_run["sum"] == ["0 of 12", "0", "–", "–", "–", "–"]
+    assert notes.strip() == "Not counted: fetching, records, tables and figures."
+
+
+def test_a_change_is_named_where_something_before_it_changed_too(study_copy, tmp_path):
+    """Snakemake then says no more than that the attack follows from another job."""
+    with (study_copy.folder / "onepix/jobs/networks.py").open("a") as file:
+        file.write("# edited\n")
+    config = study_copy.changed("attacks", "de", "seed", to=7)
+    by_rule, *_ = told(planned(study_copy, tmp_path, config, "--no-trial"))
+    assert by_rule["networks"] == (2, "onepix/jobs/networks.py changed")
+    assert by_rule["attack"] == (3, "attacks.de.seed: 0 → 7; after networks")
+
+
+def test_images_chosen_by_a_rule_are_not_known_yet(finished_study, tmp_path):
+    config = finished_study.changed("runs", 1, "images", to={"first": 4})
+    by_rule, by_run, notes = told(planned(finished_study, tmp_path, config, "--no-trial"))
+    assert by_rule["selection"] == (1, "new")
+    assert by_run["resnet20"] == ["?", "?", "?", "?", "?", "?", "–"]
+    assert by_run["lenet"][0] == "0 of 8"
+    assert "sample × resnet20 × de: a rule chooses the images, which is done once the dataset is fetched" in notes
+
+
+def test_a_dataset_to_be_fetched(finished_study, tmp_path, monkeypatch):
+    """What a scan takes depends on the images' size; what differential evolution takes does not."""
+    monkeypatch.setenv("ONEPIX_CACHE", str(tmp_path / "cache"))
+    config = finished_study.changed("datasets", "later", to={"source": "torchvision:CIFAR10"})
+    config["attacks"]["scan"] = {"method": "scan"}
+    config["runs"].append({"dataset": "later", "networks": ["lenet"], "attacks": ["de", "scan"], "images": "0-3"})
+    run = planned(finished_study, tmp_path, config)
+    assert (run.returncode, run.stderr) == (0, "")
+    evolution, scan = (line.split() for line in run.stdout.splitlines() if line.startswith(" later "))
+    assert evolution[2:7] == ["de", "4", "of", "4", "4,000"]
+    assert scan[2:7] == ["scan", "4", "of", "4", "?"]
+    assert "later × lenet: to be fetched: later: " in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["runs", 0, "networks"], ["lennet"], "runs.0.networks: 'lennet' is unknown; did you mean 'lenet'?"),
+        (["runs", 0, "images"], {"file": "no.txt"}, "no.txt: No such file or directory; expected a text file of"),
+    ],
+)
+def test_a_mistake_is_one_line(finished_study, tmp_path, path, value, message):
+    run = planned(finished_study, tmp_path, finished_study.changed(*path, to=value))
+    assert (run.returncode, run.stdout) == (1, "")
+    assert message in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_workflow_that_cannot_be_read(study_copy, tmp_path):
+    with (study_copy.folder / "Snakefile").open("a") as file:
+        file.write("rule nothing\n")
+    run = planned(study_copy, tmp_path)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("onepix: Snakemake cannot plan this study: ")
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_elsewhere(tmp_path):
+    (tmp_path / "planned.yaml").write_text(yaml.safe_dump(Study.CONFIG))
+    command = [sys.executable, "-m", "onepix", "plan", "planned.yaml"]
+    run = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"onepix: {tmp_path}: no Snakefile; run onepix plan in the folder where it lies\n"
