@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 
 from onepix.config.reading import canonical
 from onepix.config.selection import as_ranges, parse_ids
@@ -194,9 +195,5 @@ def test_the_lock_satisfies_pyproject():
     locked = dict(re.findall(r"^([a-z0-9-]+)==([^\s;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
-        name, least = requirement.split(">=")
-        assert as_numbers(locked[name]) >= as_numbers(least), requirement
-
-
-def as_numbers(version):
-    return [int(part) for part in re.findall(r"\d+", version)]
+        wanted = Requirement(requirement)
+        assert wanted.specifier.contains(locked[wanted.name]), requirement
