@@ -27,6 +27,7 @@ from onepix.datasets.class_names import resolve
 from onepix.datasets.pictures import extensions, fit, read_picture, stack
 from onepix.datasets.sources import load_dataset
 from onepix.errors import OfflineError, OnepixError
+from onepix.files import patience
 from onepix.images import ImageSet
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6  # PNG's colour types
@@ -550,7 +551,7 @@ def _neither_waiting_nor_net(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr(cifar10, "WAIT", tenacity.wait_none())
+    monkeypatch.setattr(patience, "WAIT", tenacity.wait_none())
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.delenv("ONEPIX_OFFLINE", raising=False)
 
