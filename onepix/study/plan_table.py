@@ -83,7 +83,7 @@ def notes(workflow: Workflow, estimates: Sequence[Estimate]) -> Iterator[str]:
             "one job at a time: divide them by the number of jobs at a time."
         )
     if any(job.rule != ATTACK for job in workflow.to_run()):
-        yield "Only attacks are counted, and no other jobs."
+        yield "Only attacks are counted; the jobs of other rules take time too."
     yield from dict.fromkeys(estimate.unknown for estimate in estimates if estimate.unknown)
 
 
@@ -91,6 +91,8 @@ def duration(seconds: float | None) -> str:
     """Return a time as text, in a unit that suits it."""
     if seconds is None:
         return UNKNOWN
+    if 0 < seconds < 1:
+        return "< 1 s"
     return next((f"{seconds / unit:.1f} {name}" for unit, name in TIMES if seconds >= unit), f"{seconds:.0f} s")
 
 

@@ -241,7 +241,16 @@ def test_one_row_per_rule_with_each_reason_once():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "?"), (0, "0 s"), (59, "59 s"), (90, "1.5 min"), (5400, "1.5 h"), (259200, "3.0 d")]
+    ("seconds", "text"),
+    [
+        (None, "?"),
+        (0, "0 s"),
+        (0.3, "< 1 s"),
+        (59, "59 s"),
+        (90, "1.5 min"),
+        (5400, "1.5 h"),
+        (259200, "3.0 d"),
+    ],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
@@ -267,13 +276,15 @@ def test_what_is_printed(capsys):
         "≤: at most. Images classified wrongly are not attacked, and attacks may end at a success.",
         "Passes per second are those of a trial just now: what attacks check in float32 comes on top. Times are of one "
         "job at a time: divide them by the number of jobs at a time.",
-        "Only attacks are counted, and no other jobs.",
+        "Only attacks are counted; the jobs of other rules take time too.",
     ]
 
 
 def test_notes_say_what_the_table_holds_and_no_more():
     drawing = Workflow((Job("figures", {}, {}, ("new",)),))
-    assert list(notes(drawing, [Estimate(RUN, 0, 8, 0)])) == ["Only attacks are counted, and no other jobs."]
+    assert list(notes(drawing, [Estimate(RUN, 0, 8, 0)])) == [
+        "Only attacks are counted; the jobs of other rules take time too."
+    ]
     twice = [Estimate((*RUN[:2], name), 8, 8, unknown="sample × lenet: no") for name in ("de", "scan")]
     assert list(notes(Workflow(tuple(attacks())), twice))[1:] == ["sample × lenet: no"]
 
