@@ -93,12 +93,12 @@ def test_other_layers_make_maps_anew_and_attack_nothing(finished_study, tmp_path
 
 
 def test_a_module_is_edited(study_copy, tmp_path):
-    with (study_copy.folder / "onepix/attacks/differential_evolution.py").open("a") as file:
+    with (study_copy.folder / "onepix/attacks/search.py").open("a") as file:
         file.write("# edited\n")
     by_rule, by_run, _ = told(planned(study_copy, tmp_path, None, "--no-trial"))
-    assert by_rule["attack"] == (3, "onepix/attacks/differential_evolution.py changed")
-    assert "onepix/attacks/differential_evolution.py changed" in by_rule["locality"][1]
-    assert "differential_evolution" not in by_rule["summary"][1]
+    assert by_rule["attack"] == (3, "onepix/attacks/search.py changed")
+    assert "onepix/attacks/search.py changed" in by_rule["locality"][1]
+    assert "attacks/search" not in by_rule["summary"][1]
     assert by_run["sum"][:2] == ["12 of 12", "12,000"]
 
 
