@@ -43,17 +43,16 @@ def check(
 @app.command()
 def plan(
     config: Configurations,
-    trial: Annotated[bool, typer.Option(help="Try out what finished jobs do not tell the speed of.")] = True,
+    trial: Annotated[bool, typer.Option(help="Measure how fast the networks are.")] = True,
 ) -> None:
     """Say what a run of the workflow would do in this folder, why, and how much that is."""
     from onepix.config.study import load
-    from onepix.study.estimates import estimate
-    from onepix.study.plan import ask_snakemake
+    from onepix.study.plan import ask_snakemake, estimates
     from onepix.study.plan_table import show
 
     study = load(*config)
     workflow = ask_snakemake(study, config)
-    show(workflow, estimate(study, workflow, trial))
+    show(workflow, estimates(study, workflow, trial))
 
 
 @app.command()

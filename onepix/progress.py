@@ -1,40 +1,129 @@
 """Progress on standard error: a live bar on a terminal, a line now and then in a log."""
 
+import contextlib
 import sys
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 LOG_INTERVAL = 5.0  # seconds between two lines where standard error is no terminal
-LINE = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+PREFIXES = ("", "k", "M", "G", "T")
 
 
-class _Lines(tqdm):  # type: ignore[type-arg]
-    """A bar that writes lines: several jobs may share one log, where overwriting would mix them."""
+class Bar:
+    """How much of some work is done.
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002 (tqdm's signature)
-        if msg != "":
-            self.fp.write(f"{msg or self}\n")
-            self.fp.flush()
+    Attributes
+    ----------
+    n, total : int
+        Units done, and units in all; the total is None where that is not known.
+    """
 
-    def close(self) -> None:
-        if not self.disable:
-            self.display()
-        super().close()
+    def __init__(self, total: int | None, unit: str, initial: int) -> None:
+        self.n, self.total = initial, total
+        self._unit, self._initial, self._start = unit, initial, time.monotonic()
+        self._notes = ""
+        self.show: Callable[[], None] = lambda: None
+
+    def update(self, count: int = 1, total: int | None = None, **notes: object) -> None:
+        """Add units done; tell a new total, and values that are worth a look."""
+        self.n += count
+        self.total = self.total if total is None else total
+        self._notes = "".join(f", {name}={value}" for name, value in notes.items()) or self._notes
+        self.show()
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self._start
+        rate = (self.n - self._initial) / seconds if seconds else 0.0
+        done, times, total = "", _clock(seconds), "?"
+        if self.total is not None:
+            done = f"{self.n / self.total if self.total else 1:4.0%} "
+            times += f"<{_clock((self.total - self.n) / rate) if rate else '?'}"
+            total = _short(self.total)
+        return f"{done}{_short(self.n)}/{total} {self._unit} [{times}, {_short(rate)} {self._unit}/s{self._notes}]"
 
 
-def progress_bar(total: int | None, description: str, unit: str, **options: Any) -> "tqdm[Any]":
-    """Return a tqdm bar over `total` units of work; None where that is not known."""
-    if sys.stderr.isatty():
-        return tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, **options)
-    return _Lines(
-        total=total,
-        desc=description,
-        unit=unit,
-        mininterval=LOG_INTERVAL,
-        maxinterval=LOG_INTERVAL,
-        miniters=1,
-        leave=False,
-        bar_format=LINE,
-        **options,
-    )
+class _Words(ProgressColumn):
+    """What a log would say, beside the bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002 (rich's signature)
+        return Text(str(self._bar))
+
+
+@contextlib.contextmanager
+def progress_bar(total: int | None, description: str, unit: str, initial: int = 0) -> Iterator[Bar]:
+    """Show how far work has come.
+
+    Parameters
+    ----------
+    total : int or None
+        Units of work; None where that is not known.
+    description : str
+        Names the work.
+    unit : str
+        Names a unit.
+    initial : int
+        Units that were done before.
+
+    Yields
+    ------
+    Bar
+        Its `update` is to be called after each bit of work.
+    """
+    bar = Bar(total, unit, initial)
+    with _live(bar, description) if sys.stderr.isatty() else _lines(bar, description):
+        yield bar
+
+
+@contextlib.contextmanager
+def _live(bar: Bar, description: str) -> Iterator[None]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), _Words(bar))
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(description, total=bar.total, completed=bar.n)
+        bar.show = lambda: progress.update(task, total=bar.total, completed=bar.n)
+        yield
+
+
+@contextlib.contextmanager
+def _lines(bar: Bar, description: str) -> Iterator[None]:
+    """Write whole lines: several jobs may share one log, where overwriting would mix them."""
+    written = 0.0
+
+    def write() -> None:
+        nonlocal written
+        written = time.monotonic()
+        sys.stderr.write(f"{description}: {bar}\n")
+        sys.stderr.flush()
+
+    def show() -> None:
+        if time.monotonic() - written >= LOG_INTERVAL:
+            write()
+
+    bar.show = show
+    write()
+    try:
+        yield
+    finally:
+        write()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _short(number: float) -> str:
+    """Write a number in three digits: 1.5k, 28M."""
+    for prefix in PREFIXES[:-1]:
+        if number < 999.5:
+            return f"{number:.3g}{prefix}"
+        number /= 1000
+    return f"{number:.3g}{PREFIXES[-1]}"

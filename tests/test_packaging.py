@@ -4,6 +4,7 @@ import re
 import tomllib
 
 import yaml
+from packaging.requirements import Requirement
 from studies import ROOT
 
 
@@ -22,9 +23,5 @@ def test_the_lock_satisfies_pyproject():
     locked = dict(re.findall(r"^([a-z0-9-]+)==([^\s;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
-        name, least = requirement.split(">=")
-        assert as_numbers(locked[name]) >= as_numbers(least), requirement
-
-
-def as_numbers(version):
-    return [int(part) for part in re.findall(r"\d+", version)]
+        wanted = Requirement(requirement)
+        assert wanted.specifier.contains(locked[wanted.name]), requirement

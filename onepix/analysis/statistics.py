@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from onepix.config.statistics import Intervals
 
@@ -22,9 +20,8 @@ def wilson(successes: int, trials: int, confidence: float) -> tuple[float, float
     """
     if trials == 0:
         return np.nan, np.nan
-    low, high = proportion_confint(successes, trials, alpha=1 - confidence, method="wilson")
-    # At its ends the formula gives exactly 0 and 1, and floating point almost.
-    return 0.0 if successes == 0 else float(low), 1.0 if successes == trials else float(high)
+    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_mean(values: npt.ArrayLike, settings: Intervals) -> tuple[float, float, float]:
@@ -150,5 +147,5 @@ def q_values(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     q = np.full_like(p, np.nan)
     tested = ~np.isnan(p)
     if tested.any():
-        q[tested] = multipletests(p[tested], method="fdr_bh")[1]
+        q[tested] = stats.false_discovery_control(p[tested], method="bh")
     return q

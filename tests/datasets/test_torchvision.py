@@ -23,6 +23,7 @@ from onepix.datasets import cifar10
 from onepix.datasets.cifar10 import CLASS_NAMES, read_cifar10
 from onepix.datasets.sources import load_dataset
 from onepix.errors import OfflineError
+from onepix.files import patience
 from onepix.images import ImageSet
 
 # --- torchvision
@@ -43,7 +44,7 @@ def _neither_waiting_nor_net(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr(cifar10, "WAIT", tenacity.wait_none())
+    monkeypatch.setattr(patience, "WAIT", tenacity.wait_none())
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.delenv("ONEPIX_OFFLINE", raising=False)
 

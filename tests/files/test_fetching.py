@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from studies import ROOT
 
 from onepix.errors import OnepixError
-from onepix.files import fetching
+from onepix.files import fetching, patience
 from onepix.files.fetching import cache_folder, cached_path, fetch, is_offline, verify
 
 CONTENTS = np.random.default_rng(7).bytes(300_001)  # several reads of 65,536 bytes, the last one short
@@ -141,7 +141,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ONEPIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ONEPIX_OFFLINE", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetching, "WAIT", tenacity.wait_none())
+    monkeypatch.setattr(patience, "WAIT", tenacity.wait_none())
     return tmp_path / "cache"
 
 
@@ -492,7 +492,7 @@ def test_a_server_that_stays_broken(site: Site, cache: Path) -> None:
     path = cached_path(site.url, SHA256)
     expected = f"HTTP 503 Service Unavailable; try again later, or put the file at {path} by hand"
     assert refusal(fetch, site.url, SHA256) == f"{site.url}: {expected}"
-    assert len(site.asked) == fetching.ATTEMPTS
+    assert len(site.asked) == patience.ATTEMPTS
     assert left_in(cache) == {".weights.pth.part"}
 
 
@@ -500,7 +500,7 @@ def test_connections_that_stay_cut(site: Site, cache: Path) -> None:
     site.script = [cut(1000), *[hang_up] * 9]
     message = refusal(fetch, site.url, SHA256)
     assert re.match(rf"{re.escape(site.url)}: [^<>()]+; try again later, or put the file at ", message)
-    assert site.asked == [None, *["bytes=1000-"] * (fetching.ATTEMPTS - 1)]
+    assert site.asked == [None, *["bytes=1000-"] * (patience.ATTEMPTS - 1)]
     (part,) = cache.rglob("*.part")
     assert part.read_bytes() == CONTENTS[:1000]
 

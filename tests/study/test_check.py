@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from onepix.files.manifests import read_manifest
 from onepix.jobs import networks as fetch_network
 from onepix.networks.training import accuracy
 from onepix.networks.weights import bundled, load_network_file
-from onepix.study.check import Row, check
+from onepix.study.check import KILLED, Row, check, check_pair
 from onepix.study.check_table import cells
 
 URL = "https://example.org/mine.th"
@@ -123,7 +124,8 @@ def test_what_would_be_fetched_is_named_and_not_fetched(tmp_path):
     assert far.scaling == {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     assert (later.weights, later.accuracy, later.fetches) == ("to be trained", None, [])
     assert whole.fetches == ["whole: CIFAR-10: not in data/cifar10"]
-    assert (whole.shape, whole.fault) == (None, "")
+    assert (whole.shape, whole.classes, whole.selected, whole.fault) == ((32, 32, 3), 10, None, "")
+    assert whole.passes > 0, "nor on the images"
     assert not list(tmp_path.rglob("cache/**/*.th"))
 
 
@@ -175,6 +177,35 @@ def test_what_would_stop_the_run_stands_in_the_row(changes, fault, tmp_path):
     assert fault in row.fault
     assert "\n" not in row.fault
     assert row.accuracy is None
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_network_that_does_not_fit_is_found_before_the_images_are_fetched():
+    networks = {"grey": {"architecture": "resnet8", "channels": 1, "weights": "train"}}
+    runs = [{"dataset": "whole", "networks": ["grey"], "attacks": ["a"], "images": 0}]
+    (row,) = rows(study(networks=networks, datasets={"whole": {"source": "cifar10"}}, runs=runs))
+    assert row.fetches == ["whole: CIFAR-10: not in data/cifar10"]
+    assert "the network cannot take images of 32×32×3 (height, width, channels)" in row.fault
+    assert row.passes is None
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_trial_keeps_to_the_threads_that_it_is_given(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    row = check_pair(parse(study(), "study.yaml"), "sample", "lenet", sample=1, threads=3)
+    assert (asked, row.accuracy[1], row.fault) == ([3], 1, "")
+    assert rows(study())[0].passes > 0
+    assert asked == [3], "a check has all cores"
+
+
+def test_a_process_that_is_killed_is_told_as_such(monkeypatch):
+    class Killed(InThisProcess):
+        def submit(self, *_):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr("onepix.study.check.ProcessPoolExecutor", Killed)
+    assert rows(study()) == [Row("sample", "lenet", fault=KILLED)]
 
 
 @pytest.mark.usefixtures("in_this_process")
