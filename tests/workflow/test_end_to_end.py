@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from inside import run_inside
 from PIL import Image
-from studies import ROOT
+from studies import ROOT, new_study
 
 from onepix.analysis.maps import layers_of
 from onepix.engine.devices import choose_micro_batch
@@ -333,3 +334,18 @@ def test_the_results_do_not_depend_on_the_chunks(study_copy, network, records):
     single = read_records([study_copy.folder / f"single/sample/{network}/de/attack/000001-000001.parquet"])
     expected = records[records["image_id"] == 1]
     assert json.loads(single.to_json()) == json.loads(expected.reset_index(drop=True).to_json())
+
+
+@pytest.mark.slow
+def test_jobs_in_one_process_make_the_bytes_that_processes_make(finished_study, tmp_path):
+    """So what is tested of studies that are run so holds of those that users run."""
+
+    def contents(folder):
+        files = [path for part in ("data", "results") for path in (folder / part).rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    study = new_study(tmp_path / "study")
+    run_inside(study)
+    inside, outside = contents(study.folder), contents(finished_study.folder)
+    assert inside.keys() == outside.keys()
+    assert [name for name in inside if inside[name] != outside[name]] == []

@@ -278,6 +278,7 @@ def stops(study, command, log):
     return said.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_attack_on_a_full_disk(finished_study, tmp_path, small_disk):
     """There is no room for the first entry of the journal; then for it, but not for the records; then for all."""
     log, settings = tmp_path / "log", {"population": 20, "generations": 1}
@@ -305,6 +306,7 @@ def test_an_attack_on_a_full_disk(finished_study, tmp_path, small_disk):
     assert contents(small_disk) == contents(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_maps_on_a_full_disk(finished_study, tmp_path, small_disk):
     """Earlier maps stay as they were, with their manifest."""
     log, output = tmp_path / "log", small_disk / "propagation" / f"{CHUNK}.json"
@@ -323,6 +325,7 @@ def test_maps_on_a_full_disk(finished_study, tmp_path, small_disk):
     assert contents(output.parent) == earlier
 
 
+@pytest.mark.slow
 def test_tables_on_a_full_disk(finished_study, tmp_path, small_disk):
     """Those that went on it are whole, and the one that did not is not there."""
     log, output = tmp_path / "log", small_disk / "tables/attacks.parquet"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from inside import plan, run_inside
 from PIL import Image
+from studies import new_study
 
 from onepix.datasets.arrays import load_arrays
 from onepix.files.manifests import checked_data, read_manifest
@@ -75,11 +76,12 @@ def study(site, **images):
     }
 
 
-def test_pictures_and_a_network_from_the_web(site, study_copy, monkeypatch, tmp_path):
+def test_pictures_and_a_network_from_the_web(site, monkeypatch, tmp_path):
     monkeypatch.setenv("ONEPIX_CACHE", str(tmp_path / "cache"))
-    folder, config = study_copy.folder, study(site, per_class=2, seed=3)
+    new, config = new_study(tmp_path / "study"), study(site, per_class=2, seed=3)
+    folder = new.folder
     paint(folder)
-    run_inside(study_copy, TABLE, config=config)
+    run_inside(new, TABLE, config=config)
     images = load_arrays(checked_data(folder / "data/datasets/pictures/manifest.json"))
     assert images.images.shape == (8, 20, 22, 3)
     assert images.names == tuple(f"{name}/{index}.png" for name in ("cat", "dog") for index in range(4))
@@ -103,17 +105,18 @@ def test_pictures_and_a_network_from_the_web(site, study_copy, monkeypatch, tmp_
 
     assert plan(folder, config, TABLE) == {}
     more = study(site, per_class=3, seed=3)
-    jobs = plan(folder, more, TABLE)
+    jobs = plan(folder, more)  # the whole: see "Selection" in docs/architecture.md
     assert "selection" in jobs
     assert "datasets" not in jobs, "the pictures are the same"
     (folder / "pictures" / "cat" / "2.png").write_bytes((folder / "pictures" / "cat" / "3.png").read_bytes())
     assert "datasets" in plan(folder, config, TABLE)
 
 
-def test_offline_the_log_names_the_file_and_its_place(site, study_copy, monkeypatch, tmp_path):
+def test_offline_the_log_names_the_file_and_its_place(site, monkeypatch, tmp_path):
+    new = new_study(tmp_path / "study")
     monkeypatch.setenv("ONEPIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ONEPIX_OFFLINE", "1")
-    run = study_copy.snakemake("data/networks/far/manifest.json", config=study(site, first=2))
+    run = new.snakemake("data/networks/far/manifest.json", config=study(site, first=2))
     assert run.returncode == 1
     place = tmp_path / "cache" / site.sha256[:8] / "far.th"
     told = f"onepix: {site.url}: not in the cache, and ONEPIX_OFFLINE is set; "
@@ -122,7 +125,7 @@ def test_offline_the_log_names_the_file_and_its_place(site, study_copy, monkeypa
     assert site.requests == []
     place.parent.mkdir(parents=True)
     place.write_bytes((tmp_path / "www" / "far.th").read_bytes())
-    run = study_copy.snakemake("data/networks/far/manifest.json", config=study(site, first=2))
+    run = new.snakemake("data/networks/far/manifest.json", config=study(site, first=2))
     assert run.returncode == 0, run.stdout
 
 

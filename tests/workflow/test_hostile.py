@@ -52,6 +52,7 @@ def check_nothing_elsewhere(study, before, *allowed):
     assert not list((parent.parent / "tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_a_whole_study_of_hostile_names(place):
     """A command in the name of a folder, a file or a class is only a name."""
     own = place.folder / "my 'files' $(touch harm)"

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from inside import run_inside
 from safetensors.torch import save_file
+from studies import new_study
 
 FACTORY = """
 from torch import nn
@@ -19,8 +20,9 @@ def make():
 """
 
 
-def test_own_network_and_images(study_copy):
-    folder = study_copy.folder
+def test_own_network_and_images(tmp_path):
+    study = new_study(tmp_path / "study")
+    folder = study.folder
     (folder / "mypackage").mkdir()
     (folder / "mypackage" / "networks.py").write_text(FACTORY)
     spec = importlib.util.spec_from_file_location("networks", folder / "mypackage" / "networks.py")
@@ -36,7 +38,7 @@ def test_own_network_and_images(study_copy):
     np.savez(folder / "my-images.npz", images=images, labels=labels)
     scaling = {"mean": [0.5], "std": [0.25], "classes": 2, "channels": 1}
     run_inside(
-        study_copy,
+        study,
         config={
             "datasets": {"1": {"source": "arrays", "path": "my-images.npz", "class_names": ["cat", "dog"]}},
             "networks": {

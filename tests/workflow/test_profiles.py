@@ -9,6 +9,7 @@ import yaml
 from studies import new_study
 
 UUIDS = [f"GPU-{number}5d5ba0d6-d33d" for number in range(4)]
+PROFILE = ["--workflow-profile", "workflow/profiles/default"]
 SNAKEFILE = """
 include: "workflow/rules/common.smk"
 
@@ -58,12 +59,12 @@ tell("ends")
     ("count", "device", "options", "together"),
     [
         (2, "auto", ["--cores", "8"], 2),
-        (4, "auto", ["--cores", "8", "--resources", "gpu=2"], 2),
-        (4, "cuda", ["--cores", "8", "--workflow-profile", "workflow/profiles/default"], 4),
-        (4, "cuda:1", ["--cores", "8"], 1),
-        (2, "cpu", ["--cores", "8"], 4),
-        (0, "auto", ["--cores", "8"], 4),
-        (0, "auto", ["--cores", "4"], 2),
+        pytest.param(4, "auto", ["--cores", "8", "--resources", "gpu=2"], 2, marks=pytest.mark.slow),
+        pytest.param(4, "cuda", ["--cores", "8", *PROFILE], 4, marks=pytest.mark.slow),
+        pytest.param(4, "cuda:1", ["--cores", "8"], 1, marks=pytest.mark.slow),
+        pytest.param(2, "cpu", ["--cores", "8"], 4, marks=pytest.mark.slow),
+        pytest.param(0, "auto", ["--cores", "8"], 4, marks=pytest.mark.slow),
+        (0, "auto", ["--cores", "4", *PROFILE], 2),
     ],
 )
 def test_so_many_jobs_run_at_once(tmp_path, monkeypatch, count, device, options, together):
