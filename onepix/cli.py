@@ -49,11 +49,12 @@ def attack(
 ) -> None:
     """Look for one pixel of each picture that flips its class, and follow it through the network."""
     from onepix.study.attack_pictures import attack_pictures
-    from onepix.study.attack_table import show
+    from onepix.study.attack_table import say, show
     from onepix.study.subject import find_subject
 
     subject = find_subject(network, config or (), size)
-    show(attack_pictures(subject, pictures, label or (), method=method, budget=budget, seed=seed, output=output))
+    labels = label or ()
+    show(attack_pictures(subject, pictures, labels, say, method=method, budget=budget, seed=seed, output=output))
 
 
 @app.command()

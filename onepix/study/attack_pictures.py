@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from onepix.figures.maps import LayerMap, strip
 from onepix.figures.style import save
 from onepix.files.atomic import replacing
 from onepix.layers.propagation import LayerMaps, propagation_maps
-from onepix.names import fits, nearest
+from onepix.names import fits
 from onepix.notebook import attack, settings_of
 from onepix.pixels import Perturbation
 from onepix.study.subject import Subject, class_names_for, read_for
@@ -78,24 +78,17 @@ class Row:
     folder: Path | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Rows, one per picture in their order, and lines that say what was chosen for the user."""
-
-    rows: list[Row]
-    notes: list[str]
-
-
 def attack_pictures(
     subject: Subject,
     pictures: Sequence[Path],
-    labels: Sequence[str] = (),
+    labels: Sequence[str],
+    say: Callable[[str], None],
     *,
     method: str = "scan",
     budget: int | None = None,
     seed: int = 0,
     output: Path = FOLDER,
-) -> Report:
+) -> list[Row]:
     """Attack one pixel of each picture, and write what comes out.
 
     Parameters
@@ -105,7 +98,9 @@ def attack_pictures(
     pictures : sequence of Path
         Files as `onepix.datasets.pictures.read_picture` takes them, fitted to the network's size.
     labels : sequence of str
-        Names or numbers of classes, one for all pictures or one each; default: what the network sees.
+        Names or numbers of classes, one for all pictures or one each; none: what the network sees.
+    say : callable
+        Is told in lines, before the attack, what becomes of the pictures and what is chosen for the user.
     method : str
         `scan` (up to the first flip), `differential_evolution` or `random_search`.
     budget : int, optional
@@ -117,23 +112,28 @@ def attack_pictures(
         (as the network takes it), `maps.png`, and `attacked.png`, or `unflipped.png` with the best candidate if none
         flips the class. Nothing is written for a picture that was not attacked.
 
+    Returns
+    -------
+    list of Row
+        One per picture, in their order.
+
     Raises
     ------
     OnepixError
         One line: a file is not a picture, a label is no class, the size is not known, or as in `onepix.attack`.
     """
-    images, notes = read_for(subject, pictures)
+    images = read_for(subject, pictures, say)
     evaluator = Evaluator(subject.classifier, subject.engine, images.shape[1:])
     tensors = torch.from_numpy(images).to(subject.classifier.mean.device)
     seen = clean_logits(subject.classifier, tensors, evaluator.classify)
     names = class_names_for(subject, seen.shape[1])
     wanted = _labels(labels, seen.argmax(1).tolist(), names)
     if not labels:
-        notes.append("labels: the network's own classes, since no --label is given")
+        say("labels: the network's own classes, since no --label is given")
     first = {"stop": "first"} if method == "scan" else {}
     settings: dict[str, Any] = {"seed": seed, **first, **({} if budget is None else {"budget": budget})}
     if budget is None:
-        settings |= _bound(settings_of(method, settings), evaluator, tensors, notes)
+        settings |= _bound(settings_of(method, settings), evaluator, tensors, say)
     output.mkdir(parents=True, exist_ok=True)  # before the attack, which would be lost if it cannot be
     records, changed = attack(subject.classifier, images, wanted, method, engine=subject.engine, **settings)
     tried = records["eligible"].to_numpy(bool, copy=True)
@@ -151,7 +151,7 @@ def attack_pictures(
     for number, index in enumerate(np.flatnonzero(tried).tolist()):
         layers = _layer_maps(maps, number, subject.figures.strip_layers)
         rows[index] = _write(subject, rows[index], images[index], changed[index], layers, output)
-    return Report(rows, notes)
+    return rows
 
 
 def _labels(given: Sequence[str], seen: Sequence[int], names: Sequence[str]) -> list[int]:
@@ -172,7 +172,9 @@ def _label(text: str, names: Sequence[str]) -> int:
     return int(text)
 
 
-def _bound(settings: AttackSettings, evaluator: Evaluator, pictures: Tensor, notes: list[str]) -> dict[str, int]:
+def _bound(
+    settings: AttackSettings, evaluator: Evaluator, pictures: Tensor, say: Callable[[str], None]
+) -> dict[str, int]:
     """Return the budget that ends all attacks within about a minute, if the method would take more; say so."""
     height, width, channels = pictures.shape[1:]
     most = most_candidates(settings, (height, width, channels))
@@ -180,7 +182,7 @@ def _bound(settings: AttackSettings, evaluator: Evaluator, pictures: Tensor, not
     affordable = max(int(_passes_per_second(evaluator, pictures[:1]) * SECONDS / len(pictures)), least)
     if affordable >= most:
         return {}
-    notes.append(
+    say(
         f"budget: {affordable:,} candidates per picture of {most:,}, so that it ends within about a minute; "
         f"--budget {most} tries them all"
     )
@@ -230,11 +232,8 @@ def _row(path: Path, record: pd.Series, image: npt.NDArray[np.uint8], names: Seq
 
 
 def _layer_maps(maps: Sequence[LayerMaps], index: int, patterns: Sequence[str]) -> list[LayerMap]:
-    """Return a picture's map of each layer in units of the clean peak; 0 where that peak is 0."""
+    """Return a picture's map of each layer that is to be shown, in units of the clean peak; 0 where that peak is 0."""
     chosen = [layer for layer in maps if fits(layer.name, patterns)]
-    if not chosen:
-        known = nearest(patterns[0], [layer.name for layer in maps])
-        raise OnepixError(f"figures.strip_layers: {', '.join(patterns)} fits no layer; {known}")
     peaks = [float(layer.clean_peak[index]) for layer in chosen]
     return [
         LayerMap(layer.name, (layer.maximum[index] / peak if peak > 0 else layer.maximum[index] * 0).numpy())

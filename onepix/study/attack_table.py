@@ -1,5 +1,7 @@
 """What `onepix attack` prints."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -7,44 +9,40 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:  # it imports torch
-    from onepix.study.attack_pictures import Report, Row
+    from onepix.study.attack_pictures import Row
 
 WIDTH = 160  # of a table that goes to a file and not to a terminal
-COLUMNS = ("picture", "class", "pixel (row, column)", "colour", "new class", "tried")
+COLUMNS = ("picture", "class", "row, column", "colour", "new class", "tried")
 
 
-def show(report: "Report") -> None:
-    """Print lines on what was chosen, a table with one row per picture, and where the rest was written."""
+def say(line: str) -> None:
+    """Print a line as it is, however long."""
+    Console(highlight=False).print(line, soft_wrap=True, markup=False)
+
+
+def show(rows: Sequence["Row"]) -> None:
+    """Print a table with one row per picture, and where the rest was written."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
-    for note in report.notes:
-        console.print(note, soft_wrap=True, markup=False)
     table = Table(*COLUMNS, box=None, header_style="bold")
-    for row in report.rows:
+    for row in rows:
         table.add_row(*map(escape, cells(row)))
     console.print(table)
-    for row in report.rows:
+    for row in rows:
         if row.folder:
-            console.print(f"{row.picture}: written into {row.folder}", soft_wrap=True, markup=False)
+            say(f"{row.picture}: written into {row.folder}")
 
 
 def cells(row: "Row") -> list[str]:
     """Return a row as text, one cell per column."""
+    picture = Path(row.picture).name
     seen = f"{row.clean_class} {row.confidence:.1%}"
     if row.flipped is None:
-        return [row.picture, seen, "", "", f"not attacked: the network does not say {row.label}", ""]
+        return [picture, seen, "", "", f"not attacked: the network does not say {row.label}", ""]
+    tried = f"{row.tried:,}"
     if not row.flipped:
-        return [row.picture, seen, "", "", f"no flip within {row.tried:,} candidates", f"{row.tried:,}"]
-    return [
-        row.picture,
-        seen,
-        f"{row.row}, {row.column}",
-        f"{_colour(row.before)} → {_colour(row.after)}",
-        f"{row.new_class} {row.new_confidence:.1%}",
-        f"{row.tried:,}",
-    ]
-
-
-def _colour(values: tuple[int, ...]) -> str:
-    return " ".join(map(str, values))
+        return [picture, seen, "", "", f"no flip within {tried} candidates", tried]
+    colours = " → ".join(" ".join(map(str, colour)) for colour in (row.before, row.after))
+    new = f"{row.new_class} {row.new_confidence:.1%}"
+    return [picture, seen, f"{row.row}, {row.column}", colours, new, tried]

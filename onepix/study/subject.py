@@ -1,7 +1,7 @@
 """A network that a person names for `onepix attack`, and pictures as it takes them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -153,15 +153,13 @@ def _square(side: int) -> Pictures:
     return Pictures(crop=(side, side))
 
 
-def read_for(subject: Subject, paths: Sequence[Path]) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Read pictures as a network takes them.
+def read_for(subject: Subject, paths: Sequence[Path], say: Callable[[str], None]) -> npt.NDArray[np.uint8]:
+    """Read pictures as a network takes them, and say of each whether it was resized, cropped or made grey.
 
     Returns
     -------
-    images : ndarray
+    ndarray
         uint8, shape (picture, y, x, channel).
-    notes : list of str
-        A line on each picture that was resized, cropped or made grey.
 
     Raises
     ------
@@ -170,7 +168,7 @@ def read_for(subject: Subject, paths: Sequence[Path]) -> tuple[npt.NDArray[np.ui
     """
     if subject.fitting is None:
         raise OnepixError(f"network {subject.name}: which size of images it takes is not known; give it by --size")
-    images, notes = [], []
+    images = []
     for path in paths:
         picture, said = _fitted(read_picture(path), subject.fitting, str(path))
         if subject.channels == 1 and picture.mode != "L":
@@ -178,8 +176,8 @@ def read_for(subject: Subject, paths: Sequence[Path]) -> tuple[npt.NDArray[np.ui
         picture = picture.convert("L" if subject.channels == 1 else "RGB")
         images.append(np.asarray(picture).reshape(picture.height, picture.width, subject.channels))
         if said:
-            notes.append(f"{path}: {', '.join(said)}")
-    return np.stack(images), notes
+            say(f"{path}: {', '.join(said)}")
+    return np.stack(images)
 
 
 def _fitted(picture: Image.Image, fitting: Pictures, where: str) -> tuple[Image.Image, list[str]]:
