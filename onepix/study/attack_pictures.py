@@ -251,12 +251,13 @@ def _write(
 ) -> Row:
     """Write what came of one picture into a new folder; return the row with it."""
     folder = _new_folder(output, Path(row.picture).stem)
+    failed = "" if row.flipped else f", no flip within {row.tried:,} candidates"
     figure = strip(
         original,
         changed,
         [(row.row, row.column)],
         layers,
-        f"{subject.name}: {Path(row.picture).name}",
+        f"{subject.name}: {Path(row.picture).name}{failed}",
         f"{row.clean_class} {row.confidence:.0%}",
         f"{row.new_class} {row.new_confidence:.0%}",
         subject.figures.colour_map,

@@ -12,8 +12,10 @@ import yaml
 from PIL import Image
 from torch import nn
 from torchvision.transforms import functional
+from typer.testing import CliRunner
 
 import onepix
+from onepix.cli import app
 from onepix.config.datasets import Pictures
 from onepix.config.figures import Figures
 from onepix.errors import OnepixError
@@ -128,13 +130,16 @@ def test_nothing_is_overwritten(dark, tmp_path):
     assert (out / "dark-2").read_text() == "mine"
 
 
-def test_no_flip_is_told_as_such_and_not_as_an_attacked_picture(dark, tmp_path, capsys):
+def test_no_flip_is_told_as_such_and_not_as_an_attacked_picture(dark, tmp_path, monkeypatch, capsys):
+    titles = []
+    monkeypatch.setattr(module, "strip", lambda *given: titles.append(given[4]) or strip(*given))
     rows, _ = attacked(subject(flips=False), [dark], output=tmp_path / "out")
     assert rows[0].flipped is False
     names = {path.name for path in rows[0].folder.iterdir()}
     assert names == {"original.png", "maps.png", "unflipped.png"}
     show(rows)
     assert "no flip within 280 candidates" in capsys.readouterr().out
+    assert titles == ["a rule: dark.png, no flip within 280 candidates"]
 
 
 def test_a_picture_that_the_network_gets_wrong_is_not_attacked(dark, tmp_path, capsys):
@@ -384,6 +389,22 @@ def test_the_command_on_a_bundled_network(tmp_path):
     colours = " → ".join(" ".join(map(str, image[row, column])) for image in (original, changed))
     line = rf"^ *cat\.png +{clean} [\d.]+% +{row}, {column} +{colours} +{flipped} [\d.]+% +[\d,]+ *$"
     assert re.search(line, run.stdout, re.MULTILINE)
-    wrong = subprocess.run([*command[:4], "lent", "cat.png"], cwd=tmp_path, text=True, capture_output=True, check=False)
-    assert (wrong.returncode, wrong.stdout) == (1, "")
-    assert wrong.stderr == "onepix: network 'lent' is neither bundled nor a file; did you mean 'lenet'?\n"
+
+
+def test_the_options_of_the_command_reach_the_attack(configuration, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = onepix.bundled_images()
+    for name in ("a", "b"):  # LeNet is right about this cat
+        picture(tmp_path / f"{name}.png", images.images[0])
+    options = ["--method", "random_search", "--budget", "3", "--seed", "7", "--size", "32", "--output", "out"]
+    labels = ["--label", "cat", "--label", "5"]
+    command = ["attack", "lenet", "a.png", "b.png", "--config", str(configuration), *labels, *options]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
+    classifier = onepix.bundled_network("lenet")
+    drawn, changed = onepix.attack(classifier, images.images[:1], [3], "random_search", budget=3, seed=7)
+    assert not drawn["success"][0]
+    assert re.search(r"a\.png +cat [\d.]+% +no flip within 3 candidates +3 *$", run.output, re.MULTILINE)
+    assert re.search(r"b\.png +cat [\d.]+% +not attacked: the network does not say dog *$", run.output, re.MULTILINE)
+    assert (np.asarray(Image.open(tmp_path / "out/a/unflipped.png")) == changed[0]).all()
+    assert not (tmp_path / "out/b").exists()
