@@ -92,6 +92,17 @@ def test_the_attacked_picture_is_the_original_but_for_the_pixel_told(dark, tmp_p
     assert sorted(path.name for path in row.folder.iterdir()) == ["attacked.png", "maps.png", "original.png"]
 
 
+def test_the_scan_ends_with_the_round_that_flips(tmp_path):
+    """Any white pixel flips this class; a scan begins with every third row and column, 13 of each, in both colours."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(40 * 40, 2))
+    network[1].weight.data = torch.tensor([0.0, 255.0])[:, None].repeat(1, 40 * 40)
+    network[1].bias.data = torch.tensor([0.0, -100.5])
+    bright = dataclasses.replace(subject(channels=1, size=(40, 40)), classifier=onepix.Classifier(network).eval())
+    black = picture(tmp_path / "black.png", np.zeros((40, 40)))
+    rows, _ = attacked(bright, [black], output=tmp_path / "out")
+    assert (rows[0].flipped, rows[0].tried, rows[0].after) == (True, 13 * 13 * 2, (255,))
+
+
 def test_the_strip_shows_how_far_each_layer_changes(dark, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(module, "strip", lambda *given: drawn.append(given) or strip(*given))
