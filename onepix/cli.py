@@ -25,6 +25,39 @@ Configurations = Annotated[
 
 
 @app.command()
+def attack(
+    network: Annotated[
+        str, typer.Argument(help="A bundled network (lenet, resnet20), a safetensors file, or one of --config.")
+    ],
+    pictures: Annotated[list[Path], typer.Argument(help="Files such as PNG or JPEG.")],
+    config: Annotated[
+        list[Path] | None, typer.Option(help="A configuration that names the network; repeat it to add to it.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The true class, by name or number, of all or repeated for each; default: the network's own."
+        ),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images that the network takes.", min=1)] = None,
+    method: Annotated[str, typer.Option(help="scan, differential_evolution or random_search.")] = "scan",
+    budget: Annotated[
+        int | None, typer.Option(help="Candidates per picture; default: what takes about a minute in all.", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the methods that draw.", min=0)] = 0,
+    output: Annotated[Path, typer.Option(help="Receives one new folder per picture.")] = Path("onepix-attack"),
+) -> None:
+    """Look for one pixel of each picture that flips its class, and follow it through the network."""
+    from onepix.study.attack_pictures import attack_pictures
+    from onepix.study.attack_table import say, show
+    from onepix.study.subject import find_subject
+
+    subject = find_subject(network, config or (), size)
+    labels = label or ()
+    show(attack_pictures(subject, pictures, labels, say, method=method, budget=budget, seed=seed, output=output))
+
+
+@app.command()
 def check(
     config: Configurations,
     sample: Annotated[int, typer.Option(help="Images on which accuracy is measured.", min=1)] = 100,

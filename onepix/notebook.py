@@ -1,7 +1,8 @@
-"""What a notebook needs: attack images with a network in one call."""
+"""What a notebook needs: images and networks that come with onepix, and attacks in one call."""
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,79 @@ from onepix.attacks.scan import as_dataset
 from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomSearch, Scan
 from onepix.config.engine import Engine
 from onepix.config.reading import validated
+from onepix.datasets.bundled import load_bundled
 from onepix.errors import OnepixError
 from onepix.files.records import attacked_images
 from onepix.images import ImageSet
 from onepix.names import nearest
 from onepix.networks.classifier import Classifier
+from onepix.networks.weights import bundled, load_network_file
 
 METHODS: dict[str, type[DifferentialEvolution] | type[RandomSearch] | type[Scan]] = {
     "differential_evolution": DifferentialEvolution,
     "random_search": RandomSearch,
     "scan": Scan,
 }
+
+
+def bundled_images() -> ImageSet:
+    """Return the first 100 CIFAR-10 test images, which come with onepix.
+
+    Returns
+    -------
+    ImageSet
+        `images` uint8, shape (100, 32, 32, 3); `labels` int64, shape (100,); `class_names` by label.
+    """
+    return load_bundled()
+
+
+def bundled_network(name: str, device: str | torch.device = "cpu") -> Classifier:
+    """Load a network that comes with onepix.
+
+    Parameters
+    ----------
+    name : str
+        `lenet` or `resnet20`.
+    device : str or torch.device
+        Where it is evaluated.
+
+    Returns
+    -------
+    Classifier
+        In evaluation mode.
+
+    Raises
+    ------
+    OnepixError
+        If there is none of this name.
+    """
+    files = bundled()
+    if name not in files:
+        raise OnepixError(f"network '{name}' does not come with onepix; {nearest(name, files)}")
+    return load_network_file(files[name], device)
+
+
+def load_network(file: str | Path, device: str | torch.device = "cpu") -> Classifier:
+    """Load a network that onepix has written.
+
+    Parameters
+    ----------
+    file : str or Path
+        A safetensors file, such as `onepix train` writes; its metadata state architecture and input scaling.
+    device : str or torch.device
+        Where it is evaluated.
+
+    Returns
+    -------
+    Classifier
+        In evaluation mode.
+
+    Raises
+    ------
+    OnepixError
+        If the file is missing, truncated, or was not written by onepix.
+    """
+    return load_network_file(Path(file), device)
 
 
 def attack(
@@ -71,7 +134,7 @@ def attack(
     OnepixError
         One line: what was wrong, and what was expected.
     """
-    chosen = _settings(method, settings)
+    chosen = settings_of(method, settings)
     pictures = _image_set(classifier, images, labels, ids)
     done = attack_images(classifier, pictures, chosen, _engine(engine))
     records = done.records
@@ -104,14 +167,15 @@ def scan(
     Flips are float32's, and so are the margins of whatever lies within the bound (`Engine.bound`) of a flip. Margins
     further away carry the error of screening; with `engine={"precision": "float32"}` that is the rounding of float32.
     """
-    chosen = _settings("scan", settings)
+    chosen = settings_of("scan", settings)
     pictures = _image_set(classifier, images, labels, ids)
     done = attack_images(classifier, pictures, chosen, _engine(engine), keep_maps=True)
     assert done.maps is not None
     return as_dataset(done.maps, done.records)
 
 
-def _settings(method: str, settings: Mapping[str, Any]) -> AttackSettings:
+def settings_of(method: str, settings: Mapping[str, Any]) -> AttackSettings:
+    """Return the settings of a method, checked; one line if a key or a value is wrong, or the method unknown."""
     if method not in METHODS:
         raise OnepixError(f"attack method '{method}' is unknown; {nearest(method, METHODS)}")
     return validated(METHODS[method], {"method": method, **settings}, method)

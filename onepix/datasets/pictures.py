@@ -55,6 +55,8 @@ def read_picture(path: Path) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise OnepixError(f"{path}: not a picture that Pillow can read") from None
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise OnepixError(f"{path}: {error.strerror}") from None
     except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
         raise OnepixError(f"{path}: not a whole picture ({textwrap.shorten(str(error), 200)})") from error
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -65,7 +65,7 @@ def paper_style() -> Iterator[None]:
 
 
 @paper_style()
-def save(figure: Figure, stem: Path, dpi: int) -> None:
+def save(figure: Figure, stem: Path, dpi: int, formats: Collection[str] = ("png", "pdf")) -> None:
     """Write a figure as PNG and as PDF, each whole or not at all.
 
     The files hold neither a date nor a version, so equal figures are equal files.
@@ -78,10 +78,14 @@ def save(figure: Figure, stem: Path, dpi: int) -> None:
         The files' path without `.png` and `.pdf`; dots in it are kept.
     dpi : int
         Dots an inch. In the PDF, images have at least 600, for a viewer cannot enlarge them sharply.
+    formats : collection of str
+        Which of the two are wanted.
     """
-    for suffix, resolution, unwanted in (("png", dpi, ("Software",)), ("pdf", max(dpi, 600), ("CreationDate",))):
+    known = {"png": (dpi, "Software"), "pdf": (max(dpi, 600), "CreationDate")}
+    for suffix in formats:
+        resolution, unwanted = known[suffix]
         with replacing(stem.with_name(f"{stem.name}.{suffix}")) as path:
-            figure.savefig(path, format=suffix, dpi=resolution, metadata=dict.fromkeys(unwanted))
+            figure.savefig(path, format=suffix, dpi=resolution, metadata={unwanted: None})
 
 
 @paper_style()

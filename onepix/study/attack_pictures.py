@@ -1,0 +1,282 @@
+"""Attacks a few pictures with a network, for `onepix attack`: from files to files, without a configuration of runs."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from onepix.attacks.attack import budget as most_candidates
+from onepix.attacks.attack import clean_logits
+from onepix.config.attacks import AttackSettings, DifferentialEvolution
+from onepix.datasets.class_names import index_of
+from onepix.engine.evaluator import Evaluator
+from onepix.errors import OnepixError
+from onepix.figures.maps import LayerMap, strip
+from onepix.figures.style import save
+from onepix.files.atomic import replacing
+from onepix.layers.propagation import LayerMaps, propagation_maps
+from onepix.names import fits
+from onepix.notebook import attack, settings_of
+from onepix.pixels import Perturbation
+from onepix.study.subject import Subject, class_names_for, read_for
+
+SECONDS = 40.0  # of the minute that an attack may take; loading, following and drawing take the rest
+TRIED = 0.5  # seconds for which passes are counted, after a first one
+FOLDER = Path("onepix-attack")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What became of one picture.
+
+    Attributes
+    ----------
+    picture : str
+        Its path.
+    label, clean_class : str
+        The class it is to be attacked for, and the one that the network sees.
+    confidence : float
+        In `clean_class`.
+    flipped : bool or None
+        Whether one pixel flips the class; None if it was not attacked, since the network was wrong already.
+    tried : int
+        Candidates evaluated.
+    row, column : int
+        Of the changed pixel; counted from 0, in the image that the network takes. −1 if it was not attacked.
+    before, after : tuple of int
+        Its colour, one 8-bit number per channel.
+    new_class : str
+        Seen with that pixel changed.
+    new_confidence : float
+        In `new_class`.
+    folder : Path or None
+        What was written.
+    """
+
+    picture: str
+    label: str
+    clean_class: str
+    confidence: float
+    flipped: bool | None = None
+    tried: int = 0
+    row: int = -1
+    column: int = -1
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    new_class: str = ""
+    new_confidence: float = math.nan
+    folder: Path | None = None
+
+
+def attack_pictures(
+    subject: Subject,
+    pictures: Sequence[Path],
+    labels: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    method: str = "scan",
+    budget: int | None = None,
+    seed: int = 0,
+    output: Path = FOLDER,
+) -> list[Row]:
+    """Attack one pixel of each picture, and write what comes out.
+
+    Parameters
+    ----------
+    subject : Subject
+        The network.
+    pictures : sequence of Path
+        Files as `onepix.datasets.pictures.read_picture` takes them, fitted to the network's size.
+    labels : sequence of str
+        Names or numbers of classes, one for all pictures or one each; none: what the network sees.
+    say : callable
+        Is told in lines, before the attack, what becomes of the pictures and what is chosen for the user.
+    method : str
+        `scan` (up to the first flip), `differential_evolution` or `random_search`.
+    budget : int, optional
+        Candidates per picture; default: as many as the method takes, or fewer if these would take above a minute.
+    seed : int
+        Of the methods that draw.
+    output : Path
+        Receives a folder per picture, named after its file, or NAME-2 and so on where that is taken: `original.png`
+        (as the network takes it), `maps.png`, and `attacked.png`, or `unflipped.png` with the best candidate if none
+        flips the class. Nothing is written for a picture that was not attacked.
+
+    Returns
+    -------
+    list of Row
+        One per picture, in their order.
+
+    Raises
+    ------
+    OnepixError
+        One line: a file is not a picture, a label is no class, the size is not known, or as in `onepix.attack`.
+    """
+    images = read_for(subject, pictures, say)
+    evaluator = Evaluator(subject.classifier, subject.engine, images.shape[1:])
+    tensors = torch.from_numpy(images).to(subject.classifier.mean.device)
+    seen = clean_logits(subject.classifier, tensors, evaluator.classify)
+    names = class_names_for(subject, seen.shape[1])
+    wanted = _labels(labels, seen.argmax(1).tolist(), names)
+    if not labels:
+        say("labels: the network's own classes, since no --label is given")
+    first = {"stop": "first"} if method == "scan" else {}
+    settings: dict[str, Any] = {"seed": seed, **first, **({} if budget is None else {"budget": budget})}
+    if budget is None:
+        settings |= _bound(settings_of(method, settings), evaluator, tensors, say)
+    output.mkdir(parents=True, exist_ok=True)  # before the attack, which would be lost if it cannot be
+    records, changed = attack(subject.classifier, images, wanted, method, engine=subject.engine, **settings)
+    tried = records["eligible"].to_numpy(bool, copy=True)
+    maps = propagation_maps(
+        subject.classifier,
+        tensors[torch.from_numpy(tried)],
+        torch.from_numpy(changed[tried]).to(tensors.device),
+        subject.propagation.layers,
+        evaluator.micro_batch,
+    )
+    rows = [
+        _row(path, record, image, names)
+        for path, image, (_, record) in zip(pictures, images, records.iterrows(), strict=True)
+    ]
+    for number, index in enumerate(np.flatnonzero(tried).tolist()):
+        layers = _layer_maps(maps, number, subject.figures.strip_layers)
+        rows[index] = _write(subject, rows[index], images[index], changed[index], layers, output)
+    return rows
+
+
+def _labels(given: Sequence[str], seen: Sequence[int], names: Sequence[str]) -> list[int]:
+    """Return the number of each picture's class; the network's own where none is given."""
+    if not given:
+        return list(seen)
+    if len(given) not in (1, len(seen)):
+        raise OnepixError(f"--label: expected one for all pictures or one each, got {len(given)} for {len(seen)}")
+    numbers = [_label(text, names) for text in given]
+    return numbers if len(given) == len(seen) else numbers * len(seen)
+
+
+def _label(text: str, names: Sequence[str]) -> int:
+    if text in names or not text.isdecimal():
+        return index_of(text, names, "--label")
+    if int(text) >= len(names):
+        raise OnepixError(f"--label: {text} is no class; the network has classes 0–{len(names) - 1}")
+    return int(text)
+
+
+def _bound(
+    settings: AttackSettings, evaluator: Evaluator, pictures: Tensor, say: Callable[[str], None]
+) -> dict[str, int]:
+    """Return the budget that ends all attacks within about a minute, if the method would take more; say so."""
+    height, width, channels = pictures.shape[1:]
+    most = most_candidates(settings, (height, width, channels))
+    least = settings.population if isinstance(settings, DifferentialEvolution) else 1
+    affordable = max(int(_passes_per_second(evaluator, pictures[:1]) * SECONDS / len(pictures)), least)
+    if affordable >= most:
+        return {}
+    say(
+        f"budget: {affordable:,} candidates per picture of {most:,}, so that it ends within about a minute; "
+        f"--budget {most} tries them all"
+    )
+    return {"budget": affordable}
+
+
+@torch.inference_mode()
+def _passes_per_second(evaluator: Evaluator, picture: Tensor) -> float:
+    """Screen random one-pixel changes of an image, a micro-batch at a time."""
+    height, width, channels = picture.shape[1:]
+    generator = torch.Generator().manual_seed(0)
+    rows, columns, values = (
+        torch.randint(0, below, size, generator=generator, dtype=dtype).to(picture.device)
+        for below, size, dtype in (
+            (height, (evaluator.micro_batch, 1), torch.int64),
+            (width, (evaluator.micro_batch, 1), torch.int64),
+            (256, (evaluator.micro_batch, 1, channels), torch.uint8),
+        )
+    )
+    candidates, owners = Perturbation(rows, columns, values), torch.zeros_like(rows[:, 0])
+    evaluator.screen(picture, owners, candidates)  # the first pass is slower
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < TRIED:
+        evaluator.screen(picture, owners, candidates).argmax(1).cpu()
+        done += len(candidates)
+    return done / (time.perf_counter() - start)
+
+
+def _row(path: Path, record: pd.Series, image: npt.NDArray[np.uint8], names: Sequence[str]) -> Row:
+    """Return what a record says of a picture."""
+    label, clean = names[record["label"]], names[record["clean_class"]]
+    row = Row(str(path), label, clean, float(record["clean_confidence"]))
+    if not record["eligible"]:
+        return row
+    y, x = int(record["rows"][0]), int(record["columns"][0])
+    return dataclasses.replace(
+        row,
+        flipped=bool(record["success"]),
+        tried=int(record["queries"]),
+        row=y,
+        column=x,
+        before=tuple(image[y, x].tolist()),
+        after=tuple(map(int, record["values"][0])),
+        new_class=names[int(record["adversarial_class"])],
+        new_confidence=float(record["adversarial_confidence"]),
+    )
+
+
+def _layer_maps(maps: Sequence[LayerMaps], index: int, patterns: Sequence[str]) -> list[LayerMap]:
+    """Return a picture's map of each layer that is to be shown, in units of the clean peak; 0 where that peak is 0."""
+    chosen = [layer for layer in maps if fits(layer.name, patterns)]
+    peaks = [float(layer.clean_peak[index]) for layer in chosen]
+    return [
+        LayerMap(layer.name, (layer.maximum[index] / peak if peak > 0 else layer.maximum[index] * 0).numpy())
+        for layer, peak in zip(chosen, peaks, strict=True)
+    ]
+
+
+def _write(
+    subject: Subject,
+    row: Row,
+    original: npt.NDArray[np.uint8],
+    changed: npt.NDArray[np.uint8],
+    layers: Sequence[LayerMap],
+    output: Path,
+) -> Row:
+    """Write what came of one picture into a new folder; return the row with it."""
+    folder = _new_folder(output, Path(row.picture).stem)
+    failed = "" if row.flipped else f", no flip within {row.tried:,} candidates"
+    figure = strip(
+        original,
+        changed,
+        [(row.row, row.column)],
+        layers,
+        f"{subject.name}: {Path(row.picture).name}{failed}",
+        f"{row.clean_class} {row.confidence:.0%}",
+        f"{row.new_class} {row.new_confidence:.0%}",
+        subject.figures.colour_map,
+    )
+    images = {"original": original, "attacked" if row.flipped else "unflipped": changed}
+    for name, image in images.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(temporary, format="PNG")
+    save(figure, folder / "maps", subject.figures.dpi, ("png",))
+    return dataclasses.replace(row, folder=folder)
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Make a folder of this name, or of NAME-2 and so on: nothing that is there is touched."""
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError
