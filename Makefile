@@ -24,6 +24,7 @@ test: $(VENV)/ready
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	mypy
+	lint-imports
 	snakemake --lint
 	pytest
 
