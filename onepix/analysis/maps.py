@@ -1,4 +1,7 @@
-"""The stored propagation maps: what is measured on them, how they are written, and how they are read."""
+"""The stored propagation maps: what is measured on them, how they are written, and how they are read.
+
+What summarises and draws reads them, so torch and the layers are imported here for their types only.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +12,7 @@ import xarray as xr
 
 from onepix.files.trees import across
 
-if TYPE_CHECKING:  # these import torch, for which what reads stored maps should not wait
+if TYPE_CHECKING:
     from onepix.layers.propagation import LayerMaps
     from onepix.layers.receptive_field import ReceptiveField
 
@@ -102,9 +105,7 @@ def measures(
     weights = weights if maps.spatial else np.zeros_like(weights)
     distance, spread = _centre_and_spread(weights, *_grid_centres(weights.shape[1:], field, image), rows, columns)
     found = {
-        "clean_peak": peak,
-        "clean_energy": maps.clean_energy.numpy(),
-        "delta_energy": maps.delta_energy.numpy(),
+        **{name: getattr(maps, name).numpy() for name in ("clean_peak", "clean_energy", "delta_energy")},
         "delta_peak": maximum.max((1, 2)),
         "reach": changed.mean((1, 2)),
         "reach_1pct": (maximum > SLIGHT * peak[:, None, None]).mean((1, 2)),
@@ -162,7 +163,7 @@ def _cones(
 
 
 def maps_tree(
-    layers: "list[LayerMaps]", fields: "Mapping[str, ReceptiveField | None]", root: xr.Dataset
+    layers: "Sequence[LayerMaps]", fields: "Mapping[str, ReceptiveField | None]", root: xr.Dataset
 ) -> xr.DataTree:
     """Put propagation maps together, with what is measured on them; `root` is as of `follow`, with `image_shape`."""
     groups = {

@@ -157,9 +157,9 @@ def _unless_absent(row: Row, name: str, load: Callable[[], T]) -> T | None:
 
 
 def _images(config: Config, name: str) -> "ImageSet":
-    from onepix.datasets.arrays import load_arrays
+    from onepix.datasets.arrays import read_images
     from onepix.datasets.sources import load_dataset
-    from onepix.files.manifests import checked_data, read_manifest
+    from onepix.files.manifests import read_manifest
 
     settings, data = config.datasets[name], Path(config.data)
     fetched = data / "datasets" / name / "manifest.json"
@@ -167,7 +167,7 @@ def _images(config: Config, name: str) -> "ImageSet":
     if not remade and fetched.exists():
         made_by = read_manifest(fetched)["settings"]["dataset"]
         if made_by == settings.model_dump(mode="json"):
-            return load_arrays(checked_data(fetched))
+            return read_images(fetched)
     cifar10 = _cifar10(config) if isinstance(settings, Cifar10Dataset) else None
     return load_dataset(settings, cifar10, data / "torchvision")
 
