@@ -7,6 +7,7 @@ import tomllib
 import pytest
 from conftest import ROOT
 
+import onepix
 from onepix.jobs.__main__ import RULES
 
 PAGES = (
@@ -59,3 +60,12 @@ def test_the_floors_are_those_of_the_import_contract():
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     expected = [set(layer.split(" | ")) for layer in layers if layer != "__main__"]
     assert [floors[floor] for floor in sorted(floors, reverse=True)] == expected
+
+
+def test_the_version_is_the_same_everywhere():
+    version = onepix.__version__
+    assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == version
+    newest = re.search(
+        r"^## (\S+) \((unreleased|\d{4}-\d\d-\d\d)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert newest[1] == version
