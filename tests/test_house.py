@@ -3,10 +3,11 @@
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "onepix"
 WINGS = sorted(path.parent for path in LIBRARY.glob("*/__init__.py"))
 

@@ -3,13 +3,14 @@
 import pkgutil
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 import onepix
 from onepix.jobs.__main__ import RULES
 
+ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",

@@ -4,10 +4,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+ROOT = Path(__file__).resolve().parents[1]
 TAKEN = ("Snakefile", "environment.yml", "config", "workflow")
 SHARE = "onepix-{version}.data/data/share/onepix/"
 
