@@ -14,7 +14,7 @@ def lines(pattern, file):
 
 
 TWO_COMMANDS = lines(r"^\$ (make \w+) .*$", "README.md")
-BEFORE_LANDING = lines(r"^make .*$", ".ci/run")
+BEFORE_LANDING = lines(r"^make [\w-]+", ".ci/run")
 CHECKS = lines(r"^\t(.+)$", "Makefile")
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
 (JOB,) = WORKFLOW["jobs"].values()
@@ -25,11 +25,6 @@ def test_continuous_integration_runs_readmes_commands_and_all_of_ci_run():
     assert BEFORE_LANDING[0] == "make test"
     commands = [step["run"] for step in JOB["steps"] if "run" in step]
     assert commands == [*TWO_COMMANDS, *BEFORE_LANDING[1:]]
-
-
-def test_ci_run_does_nothing_else():
-    plain = lines(r"^[^#\s].*$", ".ci/run")
-    assert plain == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', *BEFORE_LANDING]
 
 
 def test_make_knows_every_target():
