@@ -42,6 +42,7 @@ check: $(VENV)/ready
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	mypy
+	lint-imports
 	snakemake --lint
 
 # Compares onepix with attack libraries on this machine, for about a quarter of an hour; see benchmarks/README.md.

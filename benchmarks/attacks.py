@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 README, RAW = HERE / "README.md", HERE / "raw.json"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 HEADER = (
-    "| contender | precision, batch | passes a second | of the dense ceiling | × torchattacks | all images: passes; "
+    "| contender | precision, batch | passes per second | of the dense ceiling | × torchattacks | all images: passes; "
     "seconds | resisting ones: passes; seconds | success | peak memory, MB (once loaded) |\n"
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
@@ -119,7 +119,9 @@ def written(results: list[Result], facts: str) -> str:
     columns = " | ".join(f"{r['label'].removeprefix('dense, ')}, {r['precision']}" for r in dense)
     lines = "\n".join(row(result, ceiling, reference) for result in results)
     return (
-        f"{facts}\n\n{HEADER}\n{lines}\n\n" + "\n".join(notes(results)) + "\n\nDense passes a second by batch size:\n\n"
+        f"{facts}\n\n{HEADER}\n{lines}\n\n"
+        + "\n".join(notes(results))
+        + "\n\nDense passes per second by batch size:\n\n"
         f"| batch | {columns} |\n| ---: |{' ---: |' * len(dense)}\n{by_batch}"
     )
 

@@ -218,7 +218,7 @@ def arithmetic(classifier: Classifier, precision: str) -> Iterator[None]:
 
 
 def best_rate(step: Callable[[], object], rows: int, task: Result) -> float:
-    """Return rows a second in the best of several short repetitions."""
+    """Return rows per second in the best of several short repetitions."""
     rates = []
     step()
     for _ in range(task["repetitions"]):

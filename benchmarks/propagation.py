@@ -1,4 +1,4 @@
-"""Holds the propagation job against two plain forward passes an image, in one run: time, memory, bytes, a lazy reading.
+"""Holds the propagation job against two plain passes per image, in one run: time, memory, bytes, a lazy reading.
 
 A network of random weights on the bundled images, again and again, each with one random pixel changed: what a layer's
 numbers are matters neither to the time nor to the memory, and little to the bytes.
@@ -23,7 +23,7 @@ from onepix.engine.devices import choose_device, choose_micro_batch
 from onepix.engine.evaluator import exact_float32
 from onepix.files.manifests import write_manifest
 from onepix.images import ImageSet
-from onepix.jobs.propagation import Propagate, follow
+from onepix.jobs.propagation import PropagationJob, follow
 from onepix.networks.build import build
 from onepix.networks.classifier import Classifier
 from onepix.networks.weights import save_classifier
@@ -43,7 +43,7 @@ def main(
         plain = plain_passes(classifier, clean, changed.images, device)
         begun = time.perf_counter()
         output = Path(folder) / "propagation" / "maps.json"
-        follow(Propagate(layers="auto", engine=Engine()), clean, changed.images, root, output, network=network)
+        follow(PropagationJob(layers="auto", engine=Engine()), clean, changed.images, root, output, network=network)
         followed = time.perf_counter() - begun
         data = output.with_suffix(".zarr")
         sizes = [file.stat().st_size for file in data.rglob("*") if file.is_file()]
@@ -58,10 +58,10 @@ def main(
             summed = time.perf_counter() - begun
     typer.echo(
         f"{architecture}, {layers} layers, {images} images, {device}, {torch.get_num_threads()} threads\n"
-        f"two plain passes an image: {plain:.1f} s; propagation with writing: {followed:.1f} s, "
+        f"two plain passes per image: {plain:.1f} s; propagation with writing: {followed:.1f} s, "
         f"{followed / plain:.2f} times as long\n"
         f"peak memory {peak:.0f} MB, of which {loaded:.0f} before the job began\n"
-        f"{sum(sizes) / images / 1000:.0f} kB an image in {len(sizes)} files "
+        f"{sum(sizes) / images / 1000:.0f} kB per image in {len(sizes)} files "
         f"({raw / images / 1000:.0f} kB uncompressed)\n"
         f"opened lazily in {opened:.2f} s, table by layer in {summed:.1f} s, peak memory then {peak_memory():.0f} MB"
     )
@@ -72,8 +72,9 @@ def stored_network(architecture: str, manifest: Path) -> Classifier:
     torch.manual_seed(0)
     classifier = Classifier(build(architecture), (0.5,) * 3, (0.25,) * 3).eval()
     weights = manifest.with_name("weights.safetensors")
-    save_classifier(classifier, weights, {"architecture": architecture, "classes": 10, "channels": 3})
-    write_manifest(manifest, weights, {})
+    metadata = {"architecture": architecture, "classes": 10, "channels": 3}
+    save_classifier(classifier, weights, metadata)
+    write_manifest(manifest, weights, {}, metadata=metadata)
     return classifier
 
 
@@ -102,7 +103,7 @@ def study(count: int) -> tuple[ImageSet, ImageSet, xr.Dataset]:
 
 @torch.inference_mode()
 def plain_passes(classifier: Classifier, clean: ImageSet, changed: np.ndarray, device: str) -> float:
-    """Return the seconds that two plain passes an image take at the same batch size, the better of two tries."""
+    """Return the seconds that two plain passes per image take at the same batch size, the better of two tries."""
     size = choose_micro_batch("auto", device, *clean.images.shape[1:3])
     tries = []
     for _ in range(2):

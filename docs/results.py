@@ -49,7 +49,7 @@ def machine(results: Path) -> str:
     """Say what the study was run with, as its manifests do."""
     manifests = [json.loads(path.read_text()) for path in sorted(results.glob("*/*/*/attack/*.json"))]
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(m["versions"].items())) for m in manifests})
-    devices = sorted({f"{m['device']} ({m['hardware']}, {m['threads']} threads a job)" for m in manifests})
+    devices = sorted({f"{m['device']} ({m['hardware']}, {m['threads']} threads per job)" for m in manifests})
     return f"Attacks made with {'; '.join(versions)}, on {'; '.join(devices)}."
 
 
@@ -62,7 +62,7 @@ def success(table: pd.DataFrame) -> str:
             percent(row["accuracy"]),
             row["attacks"],
             row["successes"],
-            share(row, "success_rate"),
+            proportion(row, "success_rate"),
             number(row["queries_to_success_median"]),
             number(row["queries_total"]),
         ]
@@ -77,7 +77,7 @@ def locality(table: pd.DataFrame) -> str:
     rows = []
     for names, part in table.groupby(["network", "attack"], sort=False):
         by_change = part.set_index("change")
-        cells = [share(by_change.loc[change], "rate", "low", "high") for change in CHANGES]
+        cells = [proportion(by_change.loc[change], "rate", "low", "high") for change in CHANGES]
         rows.append([*names, *cells, by_change.loc["neighbours", "images"]])
     return markdown(["network", "attack", *CHANGES.values(), "successes"], rows)
 
@@ -89,7 +89,7 @@ def claims(table: pd.DataFrame) -> str:
             row["claim"],
             *run(row),
             row["images"],
-            share(row, "estimate", "low", "high"),
+            proportion(row, "estimate", "low", "high"),
             percent(row["bound"]),
             f"**{row['verdict']}**",
         ]
@@ -139,11 +139,11 @@ def sharing(table: pd.DataFrame) -> str:
     rows = (
         [
             *(row[name] for name in ("attack", "source", "target", "successes")),
-            share(row, "transfer"),
-            share(row, "moved"),
+            proportion(row, "transfer"),
+            proportion(row, "moved"),
             row["images"],
-            share(row, "jaccard"),
-            share(row, "chance"),
+            proportion(row, "jaccard"),
+            proportion(row, "chance"),
         ]
         for _, row in table.iterrows()
     )
@@ -157,17 +157,17 @@ def run(row: pd.Series) -> list[str]:
 
 
 def layer(row: pd.Series) -> str:
-    """Name a layer and its place."""
+    """Name a layer and its position in the network."""
     return "–" if pd.isna(row["layer"]) else f"{row['layer']} ({row['depth'] + 1:.0f} of {row['layers']})"
 
 
 def order(names: pd.Series) -> dict[str, int]:
-    """Return each name's first place."""
-    return {name: place for place, name in enumerate(dict.fromkeys(names))}
+    """Return the position at which each name comes first."""
+    return {name: position for position, name in enumerate(dict.fromkeys(names))}
 
 
-def share(row: pd.Series, name: str, low: str | None = None, high: str | None = None) -> str:
-    """Write a share and its interval in per cent."""
+def proportion(row: pd.Series, name: str, low: str | None = None, high: str | None = None) -> str:
+    """Write a proportion and its interval in per cent."""
     bounds = row[low or f"{name}_low"], row[high or f"{name}_high"]
     if pd.isna(row[name]):
         return "–"
@@ -183,7 +183,7 @@ def interval(row: pd.Series, name: str, digits: str) -> str:
 
 
 def percent(value: float) -> str:
-    """Write a share in per cent."""
+    """Write a proportion in per cent."""
     return "–" if pd.isna(value) else f"{100 * value:.1f} %"
 
 

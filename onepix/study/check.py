@@ -210,8 +210,8 @@ def _unless_absent(row: Row, name: str, load: Callable[[], T]) -> T | None:
 
 
 def _images(config: Config, name: str) -> "ImageSet":
+    from onepix.datasets.arrays import read_images
     from onepix.datasets.sources import load_dataset
-    from onepix.jobs.inputs import read_images
 
     settings = config.datasets[name]
     remade = isinstance(settings, BundledDataset)
