@@ -73,7 +73,7 @@ def stored_network(architecture: str, manifest: Path) -> Classifier:
     classifier = Classifier(build(architecture), (0.5,) * 3, (0.25,) * 3).eval()
     weights = manifest.with_name("weights.safetensors")
     save_classifier(classifier, weights, {"architecture": architecture, "classes": 10, "channels": 3})
-    write_manifest(manifest, weights, {})
+    write_manifest(manifest, weights, {}, "onepix.jobs.networks")
     return classifier
 
 

@@ -1,15 +1,20 @@
-"""The stored propagation maps: what is measured on them, how they are written, and how they are read."""
+"""The stored propagation maps: what is measured on them, how they are written, and how they are read.
+
+What summarises and draws reads them, so torch and the layers are imported here for their types only.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from onepix.files.trees import across
-from onepix.layers.propagation import BY_IMAGE, LayerMaps
-from onepix.layers.receptive_field import ReceptiveField
+
+if TYPE_CHECKING:
+    from onepix.layers.propagation import LayerMaps
+    from onepix.layers.receptive_field import ReceptiveField
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,8 +69,8 @@ SLIGHT = 0.01  # share of the clean peak above which a position counts for `reac
 
 
 def measures(
-    maps: LayerMaps,
-    field: ReceptiveField | None,
+    maps: "LayerMaps",
+    field: "ReceptiveField | None",
     image: tuple[int, int],
     rows: npt.NDArray[np.int64],
     columns: npt.NDArray[np.int64],
@@ -100,7 +105,7 @@ def measures(
     weights = weights if maps.spatial else np.zeros_like(weights)
     distance, spread = _centre_and_spread(weights, *_grid_centres(weights.shape[1:], field, image), rows, columns)
     found = {
-        **{name: getattr(maps, name).numpy() for name in BY_IMAGE[2:]},
+        **{name: getattr(maps, name).numpy() for name in ("clean_peak", "clean_energy", "delta_energy")},
         "delta_peak": maximum.max((1, 2)),
         "reach": changed.mean((1, 2)),
         "reach_1pct": (maximum > SLIGHT * peak[:, None, None]).mean((1, 2)),
@@ -112,7 +117,7 @@ def measures(
 
 
 def _grid_centres(
-    shape: tuple[int, ...], field: ReceptiveField | None, image: tuple[int, int]
+    shape: tuple[int, ...], field: "ReceptiveField | None", image: tuple[int, int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return where in the image a layer's rows and columns lie: the centres of their fields, or evenly spaced."""
     if field is None:
@@ -141,7 +146,7 @@ def _centre_and_spread(
 
 
 def _cones(
-    field: ReceptiveField | None,
+    field: "ReceptiveField | None",
     shape: tuple[int, ...],
     rows: npt.NDArray[np.int64],
     columns: npt.NDArray[np.int64],
@@ -157,7 +162,9 @@ def _cones(
     return cones
 
 
-def maps_tree(layers: list[LayerMaps], fields: Mapping[str, ReceptiveField | None], root: xr.Dataset) -> xr.DataTree:
+def maps_tree(
+    layers: "Sequence[LayerMaps]", fields: "Mapping[str, ReceptiveField | None]", root: xr.Dataset
+) -> xr.DataTree:
     """Put propagation maps together, with what is measured on them; `root` is as of `follow`, with `image_shape`."""
     groups = {
         f"/{depth:03d}_{layer.name}": _group(depth, layer, fields.get(layer.name)) for depth, layer in enumerate(layers)
@@ -172,7 +179,7 @@ def maps_tree(layers: list[LayerMaps], fields: Mapping[str, ReceptiveField | Non
     return xr.DataTree.from_dict({"/": root, "/measures": by_layer, **groups})
 
 
-def _group(depth: int, layer: LayerMaps, field: ReceptiveField | None) -> xr.Dataset:
+def _group(depth: int, layer: "LayerMaps", field: "ReceptiveField | None") -> xr.Dataset:
     attributes = {
         "layer": layer.name,
         "operator": layer.operator,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onepix.datasets.class_names import numbered
 from onepix.errors import OnepixError
 from onepix.files.atomic import replacing
+from onepix.files.manifests import checked_data
 from onepix.images import ImageSet
 
 # What a damaged archive raises when NumPy reads it: a header cut short, a wrong checksum, an absurd size.
@@ -22,6 +23,11 @@ OPTIONAL = ("ids", "class_names", "provenance", "names")
 NEEDED = "the arrays 'images' and 'labels'"
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+def read_images(manifest: Path) -> ImageSet:
+    """Read a fetched dataset by its manifest; errors as in `checked_data`."""
+    return load_arrays(checked_data(manifest))
 
 
 def load_arrays(path: Path, class_names: Sequence[str] | None = None) -> ImageSet:

@@ -14,6 +14,7 @@ from typing import Any
 import onepix
 from onepix.errors import OnepixError
 from onepix.files.atomic import files_in, replacing
+from onepix.files.closure import closure
 
 LIBRARIES = ("torch", "numpy", "zarr", "xarray", "pyarrow")
 
@@ -26,14 +27,12 @@ def digest(path: Path) -> str:
     return _names_and_contents(path, files_in(path))
 
 
-@functools.cache
-def source_digest() -> str:
-    """Return the SHA-256 of the library's modules, names and contents: a version does not tell which code ran."""
-    folder = Path(onepix.__file__).parent
-    return _names_and_contents(folder, sorted(folder.rglob("*.py")))
+def source_digest(module: str) -> str:
+    """Return the SHA-256 of what a module depends on, names and contents: a version does not tell which code ran."""
+    return _names_and_contents(Path(onepix.__file__).parent, closure(module))
 
 
-def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], **facts: Any) -> None:
+def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], module: str, **facts: Any) -> None:
     """Write the JSON that says a chunk's data are whole; the data must lie beside it already.
 
     Parameters
@@ -43,7 +42,9 @@ def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], **facts:
     data : Path
         A file or folder in the same folder.
     settings : mapping
-        What made the data.
+        What the job was told.
+    module : str
+        The job's: its digest, and that of all that it imports, tells which code made the data.
     **facts
         Anything else worth knowing: image ids, device, digests of inputs.
     """
@@ -52,7 +53,7 @@ def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], **facts:
         "sha256": digest(data),
         "settings": settings,
         **facts,
-        "source": source_digest(),
+        "source": source_digest(module),
         "versions": dict(versions()),
     }
     with replacing(path) as temporary:

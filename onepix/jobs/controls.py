@@ -4,9 +4,10 @@ import numpy as np
 import xarray as xr
 
 from onepix.analysis.draws import drawn_controls
+from onepix.datasets.arrays import read_images
 from onepix.files.manifests import checked_data
 from onepix.files.trees import read_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, read_settings
 from onepix.jobs.propagation import PropagationJob, follow
 
 

@@ -15,6 +15,7 @@ from onepix.analysis.depth import aligned_maps, average_maps
 from onepix.analysis.maps import clean_peaks, layers_of
 from onepix.config.base import UNTARGETED, Settings
 from onepix.config.figures import Figures
+from onepix.datasets.arrays import read_images
 from onepix.errors import OnepixError
 from onepix.figures.comparison import comparison
 from onepix.figures.depth import growth
@@ -26,7 +27,7 @@ from onepix.files.records import attacked_images, read_records
 from onepix.files.tables import read_csv
 from onepix.files.trees import read_tree
 from onepix.images import ImageSet
-from onepix.jobs.inputs import Files, JsonText, Manifest, Output, by_stage, read_images, read_settings
+from onepix.jobs.inputs import Files, JsonText, Manifest, Output, by_stage, read_settings
 from onepix.names import fits, nearest
 
 Records = Annotated[Path, typer.Option(help="The Parquet file of all records; tables lie beside it.")]

@@ -13,8 +13,7 @@ import typer
 from onepix.config.base import Settings
 from onepix.config.reading import validated
 from onepix.errors import OnepixError
-from onepix.files.manifests import checked_data, read_manifest
-from onepix.images import ImageSet
+from onepix.files.manifests import read_manifest
 
 S = TypeVar("S", bound=Settings)
 # The options of jobs, as `python -m onepix.jobs RULE` takes them.
@@ -34,13 +33,6 @@ def read_settings(model: type[S], text: str) -> S:
     except ValueError as error:
         raise OnepixError(f"--settings: not JSON: {error}") from None
     return validated(model, values, "--settings")
-
-
-def read_images(manifest: Path) -> ImageSet:
-    """Read a fetched dataset."""
-    from onepix.datasets.arrays import load_arrays
-
-    return load_arrays(checked_data(manifest))
 
 
 def cifar10_folder(path: Path) -> Path:

@@ -10,12 +10,13 @@ from onepix.attacks.goal import Goal
 from onepix.attacks.position_maps import PositionMaps, position_maps
 from onepix.config.base import UNTARGETED, Settings
 from onepix.config.engine import Engine
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import claimed_device, keep_memory
 from onepix.engine.evaluator import Evaluator
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.records import one_pixel_successes, read_records
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_settings
 from onepix.networks.weights import load_network_file
 
 
@@ -52,6 +53,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attack: Manife
         output,
         data,
         job.model_dump(mode="json"),
+        __name__,
         image_ids=successes["image_id"].tolist(),
         evaluation=evaluator.facts,
         **provenance(device, dataset=dataset, network=network, attack=attack),

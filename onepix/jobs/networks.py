@@ -31,6 +31,6 @@ def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
     }
     data = output.parent / "weights.safetensors"
     save_classifier(classifier, data, metadata)
-    write_manifest(output, data, job.model_dump(mode="json"), metadata=read_metadata(data))
+    write_manifest(output, data, job.model_dump(mode="json"), __name__, metadata=read_metadata(data))
     verified = f" (verified {source.verified})" if source.sha256 else ""
     typer.echo(f"weights of {name_of(output)}: {source.origin}{verified}")

@@ -11,12 +11,13 @@ from onepix.analysis.maps import maps_tree
 from onepix.config.base import UNTARGETED, Settings
 from onepix.config.engine import Passes
 from onepix.config.propagation import Layers
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import choose_micro_batch, claimed_device
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.records import attacked_images, read_records
 from onepix.files.trees import write_tree
 from onepix.images import ImageSet
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_settings
 from onepix.layers.propagation import propagation_maps
 from onepix.layers.receptive_field import receptive_fields
 from onepix.networks.weights import load_network_file
@@ -67,7 +68,7 @@ def follow(
     Parameters
     ----------
     job : PropagationJob
-        Layers and engine.
+        Layers and engine; its class stands in the module of the job.
     images : ImageSet
         The dataset.
     changed : ndarray
@@ -94,5 +95,6 @@ def follow(
     fields = receptive_fields(classifier.network, (channels, height, width))
     data = output.with_suffix(".zarr")
     write_tree(maps_tree(layers, fields, root.assign_attrs(image_shape=[height, width])), data)
+    origin = provenance(device, **inputs)
     ids = root["image"].values.tolist()
-    write_manifest(output, data, job.model_dump(mode="json"), image_ids=ids, **provenance(device, **inputs))
+    write_manifest(output, data, job.model_dump(mode="json"), type(job).__module__, image_ids=ids, **origin)

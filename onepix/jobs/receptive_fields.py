@@ -9,11 +9,12 @@ import xarray as xr
 
 from onepix.config.base import Settings
 from onepix.config.propagation import Layers
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import claimed_device
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.tables import write_csv
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_settings
 from onepix.layers.effective_field import EffectiveField, effective_fields
 from onepix.layers.receptive_field import ReceptiveField, receptive_fields
 from onepix.networks.weights import load_network_file
@@ -48,7 +49,8 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output
     )
     data = output.with_suffix(".zarr")
     write_tree(xr.DataTree(gradients), data)
-    write_manifest(output, data, job.model_dump(mode="json"), **provenance(device, dataset=dataset, network=network))
+    origin = provenance(device, dataset=dataset, network=network)
+    write_manifest(output, data, job.model_dump(mode="json"), __name__, **origin)
 
 
 def _row(depth: int, effective: EffectiveField, theoretical: ReceptiveField | None) -> dict[str, object]:

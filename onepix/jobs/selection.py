@@ -2,9 +2,10 @@
 
 from onepix.config.base import Settings
 from onepix.config.selection import Selection
+from onepix.datasets.arrays import read_images
 from onepix.datasets.selection import select
 from onepix.files.atomic import replacing
-from onepix.jobs.inputs import JsonText, Manifest, Output, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, read_settings
 
 
 class SelectionJob(Settings):

@@ -10,12 +10,13 @@ import torch
 from onepix.analysis.draws import drawn_positions
 from onepix.config.base import Settings
 from onepix.config.engine import Passes
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import choose_micro_batch, claimed_device, keep_memory
 from onepix.engine.evaluator import logits
 from onepix.files.manifests import checked_data
 from onepix.files.records import attacked_images, one_pixel_successes, read_records
 from onepix.files.tables import write_csv
-from onepix.jobs.inputs import Files, JsonText, Manifest, Output, read_images, read_settings
+from onepix.jobs.inputs import Files, JsonText, Manifest, Output, read_settings
 from onepix.networks.weights import load_network_file
 
 Pictures = npt.NDArray[np.uint8]

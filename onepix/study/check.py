@@ -157,9 +157,9 @@ def _unless_absent(row: Row, name: str, load: Callable[[], T]) -> T | None:
 
 
 def _images(config: Config, name: str) -> "ImageSet":
+    from onepix.datasets.arrays import read_images
     from onepix.datasets.sources import load_dataset
     from onepix.files.manifests import read_manifest
-    from onepix.jobs.inputs import read_images
 
     settings, data = config.datasets[name], Path(config.data)
     fetched = data / "datasets" / name / "manifest.json"

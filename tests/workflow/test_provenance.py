@@ -200,15 +200,14 @@ def test_two_runs_of_the_same_code_write_the_same_manifests(finished_study, tmp_
 def test_the_digest_of_the_source_is_that_of_its_modules(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "onepix", tmp_path / "onepix")
     monkeypatch.setattr(onepix, "__file__", str(tmp_path / "onepix/__init__.py"))
-    digests = [source_digest.__wrapped__()]
-    assert digests == [source_digest()]
+    digests = [source_digest("onepix.jobs.attack")]
     (tmp_path / "onepix/assets/new.txt").write_text("no module")
-    assert source_digest.__wrapped__() == digests[0]
+    assert source_digest("onepix.jobs.attack") == digests[0]
     pixels = tmp_path / "onepix/pixels.py"
     pixels.write_text(pixels.read_text() + "\n")
-    digests.append(source_digest.__wrapped__())
-    pixels.rename(tmp_path / "onepix/pixel.py")
-    digests.append(source_digest.__wrapped__())
+    digests.append(source_digest("onepix.jobs.attack"))
+    (tmp_path / "onepix/engine/gpus.py").unlink()
+    digests.append(source_digest("onepix.jobs.attack"))
     assert len(set(digests)) == 3
 
 

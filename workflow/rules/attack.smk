@@ -3,7 +3,7 @@
 
 rule attack:
     input:
-        library("jobs/attack.py"),
+        library("attack"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
     output:

@@ -1,6 +1,5 @@
 """The configuration, the chunks of images, and the paths and inputs that rules share."""
 
-import ast
 import functools
 import os
 import re
@@ -10,7 +9,6 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-import onepix
 import onepix.config.study
 from onepix.config.datasets import ArraysDataset, Cifar10Dataset, FolderDataset, TorchvisionDataset
 from onepix.config.engine import Passes
@@ -22,6 +20,7 @@ from onepix.config.statistics import Intervals
 from onepix.datasets.selection import ids_in_file, listed_ids
 from onepix.engine.gpus import visible
 from onepix.errors import OnepixError
+from onepix.files.closure import closure
 from onepix.files.located import PACKAGE, located
 from onepix.names import natural
 
@@ -62,7 +61,6 @@ def read_config():
 
 CONFIG = read_config()
 DATA, RESULTS = CONFIG.data, CONFIG.results
-LIBRARY = Path(os.path.relpath(Path(onepix.__file__).parent))  # relative, so that a study can be moved
 
 # Jobs run by the interpreter that runs Snakemake, also where no environment is activated; in a conda environment of
 # Snakemake's own, by that environment's.
@@ -277,35 +275,9 @@ def first_images(dataset, network):
     return sorted(ids)[: CONFIG.propagation.gradient_images]
 
 
-def library(module):
-    """Return a module of the library and all it imports from there, so that editing one of them reruns the rule."""
-    found, waiting = set(), [LIBRARY / module]
-    while waiting:
-        file = waiting.pop()
-        if file not in found:
-            found.add(file)
-            waiting += imported(file)
-    return sorted(map(str, found))
-
-
-@functools.cache
-def imported(file):
-    """Return the files of the modules of onepix that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    candidates = []
-    for name in names:
-        parts = name.split(".")
-        if parts[0] == "onepix":
-            for depth in range(1, len(parts) + 1):
-                place = LIBRARY.joinpath(*parts[1:depth])
-                candidates += [place / "__init__.py", place.with_suffix(".py")]
-    return [file for file in candidates if file.is_file()]
+def library(rule):
+    """Return the modules that a rule's results depend on, so that editing one of them reruns the rule."""
+    return [os.path.relpath(file) for file in closure(f"onepix.jobs.{rule}")]  # relative, so that a study can be moved
 
 
 def cifar10_of_dataset(wildcards):

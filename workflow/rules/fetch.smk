@@ -3,7 +3,7 @@
 
 rule cifar10:
     input:
-        library("jobs/cifar10.py"),
+        library("cifar10"),
     output:
         f"{DATA}/cifar10.json",
     log:
@@ -20,7 +20,7 @@ rule cifar10:
 
 rule datasets:
     input:
-        library("jobs/datasets.py"),
+        library("datasets"),
         own=own_images,
         cifar10=cifar10_of_dataset,
     output:
@@ -40,7 +40,7 @@ rule datasets:
 # Images chosen by a rule are known once the dataset is: until then, Snakemake does not know which chunks there are.
 checkpoint selection:
     input:
-        library("jobs/selection.py"),
+        library("selection"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
     output:
         f"{DATA}/selection/{{dataset}}/{{selection}}.txt",
@@ -53,12 +53,12 @@ checkpoint selection:
     message:
         "choose images of {wildcards.dataset}: {wildcards.selection}"
     shell:
-        "python -m onepix select --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q} 2>&1 | tee {log:q}"
+        "{JOB} selection --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule training:
     input:
-        library("jobs/training.py"),
+        library("training"),
         cifar10=f"{DATA}/cifar10.json",
     output:
         f"{DATA}/training/{{network}}.safetensors",
@@ -86,7 +86,7 @@ rule training:
 
 rule networks:
     input:
-        library("jobs/networks.py"),
+        library("networks"),
         own=own_weights,
         trained=trained_weights,
     output:

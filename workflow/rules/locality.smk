@@ -3,7 +3,7 @@
 
 rule locality:
     input:
-        library("jobs/locality.py"),
+        library("locality"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
         attack=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/attack/{{chunk}}.json",

@@ -3,7 +3,7 @@
 
 rule propagation:
     input:
-        library("jobs/propagation.py"),
+        library("propagation"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
         attack=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/attack/{{chunk}}.json",
@@ -29,7 +29,7 @@ rule propagation:
 
 rule controls:
     input:
-        library("jobs/controls.py"),
+        library("controls"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
         locality=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/locality/{{chunk}}.json",
@@ -55,7 +55,7 @@ rule controls:
 
 rule receptive_fields:
     input:
-        library("jobs/receptive_fields.py"),
+        library("receptive_fields"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
         images=chosen_images,

@@ -3,7 +3,7 @@
 
 rule configuration:
     input:
-        library("jobs/configuration.py"),
+        library("configuration"),
     output:
         page=provenance_report("configuration", f"{RESULTS}/configuration.html"),
         file=provenance_report("configuration", f"{RESULTS}/configuration.yaml"),
@@ -21,7 +21,7 @@ rule configuration:
 
 rule provenance:
     input:
-        library("jobs/provenance.py"),
+        library("provenance"),
         manifests=all_manifests,
     output:
         page=provenance_report("provenance", f"{RESULTS}/provenance.html"),

@@ -3,7 +3,7 @@
 
 rule figures:
     input:
-        library("jobs/figures.py"),
+        library("figures"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         records=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/summary/attacks.parquet",
         tables=expand(
@@ -40,7 +40,7 @@ rule figures:
 
 rule charts:
     input:
-        library("jobs/charts.py"),
+        library("charts"),
         locality=f"{RESULTS}/tables/locality.csv",
         profile=f"{RESULTS}/tables/profile.csv",
         fields=f"{RESULTS}/tables/receptive_fields.csv",

@@ -3,7 +3,7 @@
 
 rule transfer:
     input:
-        library("jobs/transfer.py"),
+        library("transfer"),
         dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
         network=f"{DATA}/networks/{{network}}/manifest.json",
         attack=attacks_of_others,
@@ -31,7 +31,7 @@ rule transfer:
 
 rule sharing:
     input:
-        library("jobs/sharing.py"),
+        library("sharing"),
         transfer=lambda wildcards: [
             f"{RESULTS}/{wildcards.dataset}/{network}/{wildcards.attack}/transfer.csv"
             for network in networks_of(wildcards.dataset, wildcards.attack)
@@ -63,7 +63,7 @@ rule sharing:
 
 rule sharing_figures:
     input:
-        library("jobs/sharing_figures.py"),
+        library("sharing_figures"),
         table=f"{RESULTS}/sharing/{{dataset}}/{{attack}}.csv",
     output:
         png=report(

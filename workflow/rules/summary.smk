@@ -3,7 +3,7 @@
 
 rule summary:
     input:
-        library("jobs/summary.py"),
+        library("summary"),
         attack=manifests("attack"),
         propagation=manifests("propagation"),
         locality=manifests("locality"),
@@ -32,7 +32,7 @@ rule summary:
 
 rule tables:
     input:
-        library("jobs/tables.py"),
+        library("tables"),
         tables=tables_to_gather,
     output:
         report(
