@@ -14,10 +14,11 @@ from onepix.config.base import Settings
 from onepix.config.engine import Engine
 from onepix.datasets.arrays import read_images
 from onepix.engine.devices import claimed_device, keep_memory
+from onepix.files.layout import journal_of, name_of
 from onepix.files.manifests import checked_data, digest, source_digest, versions, write_manifest
 from onepix.files.records import write_records
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
 from onepix.networks.weights import load_network_file
 
 
@@ -32,7 +33,7 @@ class AttackJob(Settings):
 def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output) -> None:
     """Write the attack records of a chunk as Parquet, a scan's position maps as zarr, and their manifest `output`.
 
-    Attacks that get done are kept in `journal` beside the folder of `output`, until the manifest is written.
+    Attacks that get done are kept in the run's journal until the manifest is written.
     """
     job = read_settings(AttackJob, settings)
     keep_memory()
@@ -59,4 +60,4 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output
 def _journal(job: AttackJob, output: Path, origin: dict[str, object]) -> Journal:
     """Return the run's journal; beyond what the manifest says, the kind of CPU may decide how a sum is rounded."""
     code = {"source": source_digest(__name__), "versions": versions(), "cpu": dict(torch.cpu.get_capabilities())}
-    return Journal(output.parent.parent / "journal", {"attack": job.attack, "engine": job.engine, **origin, **code})
+    return Journal(journal_of(output), {"attack": job.attack, "engine": job.engine, **origin, **code})

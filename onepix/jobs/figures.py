@@ -22,12 +22,13 @@ from onepix.figures.depth import growth
 from onepix.figures.locality import PositionMap, position_maps
 from onepix.figures.maps import LayerMap, aligned, average, strip
 from onepix.figures.style import message_figure, paper_style, save
+from onepix.files.layout import by_stage
 from onepix.files.manifests import checked_data
 from onepix.files.records import attacked_images, read_records
 from onepix.files.tables import read_csv
 from onepix.files.trees import read_tree
 from onepix.images import ImageSet
-from onepix.jobs.inputs import Files, JsonText, Manifest, Output, by_stage, read_settings
+from onepix.jobs.inputs import Files, JsonText, Manifest, Output, read_settings
 from onepix.names import fits, nearest
 
 Records = Annotated[Path, typer.Option(help="The Parquet file of all records; tables lie beside it.")]

@@ -3,8 +3,7 @@
 import json
 import platform
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -38,19 +37,6 @@ def read_settings(model: type[S], text: str) -> S:
 def cifar10_folder(path: Path) -> Path:
     """Return the folder with CIFAR-10, given itself or the manifest beside it."""
     return path.parent / read_manifest(path)["data"] if path.suffix == ".json" else path
-
-
-def name_of(manifest: Path) -> str:
-    """Return the name of the dataset or network whose manifest this is: its folder's."""
-    return manifest.parent.name
-
-
-def by_stage(manifests: Iterable[Path]) -> Mapping[str, list[Path]]:
-    """Return manifests of chunks by their stage, which is their folder's name; none of a stage that is missing."""
-    stages = defaultdict(list)
-    for manifest in manifests:
-        stages[manifest.parent.name].append(manifest)
-    return stages
 
 
 def provenance(device: str, **inputs: Path) -> Mapping[str, Any]:

@@ -13,10 +13,11 @@ from onepix.config.engine import Engine
 from onepix.datasets.arrays import read_images
 from onepix.engine.devices import claimed_device, keep_memory
 from onepix.engine.evaluator import Evaluator
+from onepix.files.layout import name_of
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.records import one_pixel_successes, read_records
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
 from onepix.networks.weights import load_network_file
 
 

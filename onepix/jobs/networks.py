@@ -4,8 +4,9 @@ import typer
 
 from onepix.config.base import Settings
 from onepix.config.networks import Network
+from onepix.files.layout import name_of
 from onepix.files.manifests import write_manifest
-from onepix.jobs.inputs import Fetched, JsonText, Output, name_of, read_settings
+from onepix.jobs.inputs import Fetched, JsonText, Output, read_settings
 from onepix.networks.sources import find, load_classifier
 from onepix.networks.weights import read_metadata, save_classifier
 

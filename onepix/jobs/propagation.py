@@ -13,11 +13,12 @@ from onepix.config.engine import Passes
 from onepix.config.propagation import Layers
 from onepix.datasets.arrays import read_images
 from onepix.engine.devices import choose_micro_batch, claimed_device
+from onepix.files.layout import name_of, result_of
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.records import attacked_images, read_records
 from onepix.files.trees import write_tree
 from onepix.images import ImageSet
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
 from onepix.layers.propagation import propagation_maps
 from onepix.layers.receptive_field import receptive_fields
 from onepix.networks.weights import load_network_file
@@ -90,7 +91,7 @@ def follow(
         torch.from_numpy(changed).to(device),
         job.layers,
         choose_micro_batch(job.engine.micro_batch, device, height, width),
-        f"{output.parent.name} {name_of(inputs['network'])} {output.stem}",
+        f"{result_of(output).kind} {name_of(inputs['network'])} {output.stem}",
     )
     fields = receptive_fields(classifier.network, (channels, height, width))
     data = output.with_suffix(".zarr")

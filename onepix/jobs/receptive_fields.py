@@ -11,10 +11,11 @@ from onepix.config.base import Settings
 from onepix.config.propagation import Layers
 from onepix.datasets.arrays import read_images
 from onepix.engine.devices import claimed_device
+from onepix.files.layout import name_of
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.tables import write_csv
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
 from onepix.layers.effective_field import EffectiveField, effective_fields
 from onepix.layers.receptive_field import ReceptiveField, receptive_fields
 from onepix.networks.weights import load_network_file

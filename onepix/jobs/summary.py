@@ -6,11 +6,12 @@ from onepix.analysis.locality_tables import cluster_table, locality_table, neigh
 from onepix.analysis.success import success_table
 from onepix.config.base import Settings
 from onepix.config.statistics import Statistics
+from onepix.files.layout import by_stage
 from onepix.files.manifests import checked_data
 from onepix.files.records import read_records, write_records
 from onepix.files.tables import write_csv
 from onepix.files.trees import read_tree
-from onepix.jobs.inputs import Files, JsonText, Output, by_stage, read_settings
+from onepix.jobs.inputs import Files, JsonText, Output, read_settings
 
 
 class SummaryJob(Settings):

@@ -13,6 +13,7 @@ from onepix.config.engine import Passes
 from onepix.datasets.arrays import read_images
 from onepix.engine.devices import choose_micro_batch, claimed_device, keep_memory
 from onepix.engine.evaluator import logits
+from onepix.files.layout import result_of
 from onepix.files.manifests import checked_data
 from onepix.files.records import attacked_images, one_pixel_successes, read_records
 from onepix.files.tables import write_csv
@@ -40,7 +41,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
     dataset, network : Path
         Manifests.
     attacks : list of Path
-        Manifests of attack records of other networks, in …/NETWORK/ATTACK/attack/.
+        Manifests of attack records of other networks.
     output : Path
         A row an image, source and target network, for images that the target network classifies correctly: image_id,
         source, target, flips (the source's successful image is misclassified), moved (so is the same colour at another
@@ -68,7 +69,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
         part = pd.DataFrame(
             {
                 "image_id": successes["image_id"],
-                "source": manifest.parents[2].name,
+                "source": result_of(manifest).network,
                 "target": job.target,
                 "flips": seen(attacked_images(clean, successes)) != labels,
                 "moved": seen(_moved(clean, successes, job.seed)) != labels,

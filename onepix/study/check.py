@@ -161,21 +161,20 @@ def _images(config: Config, name: str) -> "ImageSet":
     from onepix.datasets.sources import load_dataset
     from onepix.files.manifests import read_manifest
 
-    settings, data = config.datasets[name], Path(config.data)
-    fetched = data / "datasets" / name / "manifest.json"
+    settings, fetched = config.datasets[name], config.layout.dataset(name)
     remade = isinstance(settings, BundledDataset)
     if not remade and fetched.exists():
         made_by = read_manifest(fetched)["settings"]["dataset"]
         if made_by == settings.model_dump(mode="json"):
             return read_images(fetched)
     cifar10 = _cifar10(config) if isinstance(settings, Cifar10Dataset) else None
-    return load_dataset(settings, cifar10, data / "torchvision")
+    return load_dataset(settings, cifar10, config.layout.downloads())
 
 
 def _cifar10(config: Config) -> Path:
     from onepix.datasets.cifar10 import fetch_cifar10
 
-    folder = Path(config.data) / "cifar10"
+    folder = config.layout.cifar10().with_suffix("")
     fetch_cifar10(folder, Path(config.existing_cifar10) if config.existing_cifar10 else None)
     return folder
 
@@ -210,7 +209,7 @@ def with_fresh_weights(config: Config, network: str) -> "Classifier":
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
-    path = Path(config.data) / "training" / f"{name}.safetensors"
+    path = config.layout.trained(name)
     return path if settings.weights == "train" and path.exists() else None
 
 

@@ -18,6 +18,7 @@ from onepix.config.base import UNTARGETED
 from onepix.datasets.arrays import load_arrays
 from onepix.engine.evaluator import logits
 from onepix.errors import OnepixError
+from onepix.files.layout import FIELDS, STAGES, Chunk, Layout
 from onepix.files.manifests import checked_data, read_manifest
 from onepix.files.records import attacked_images, read_records
 from onepix.files.trees import read_tree
@@ -25,13 +26,6 @@ from onepix.images import ImageSet
 from onepix.networks.classifier import Classifier
 from onepix.networks.weights import load_network_file
 
-# Each stage, and which manifests its own states the digests of: those of a dataset, a network, or an earlier stage.
-STAGES = {
-    "attack": ("dataset", "network"),
-    "propagation": ("dataset", "network", "attack"),
-    "locality": ("dataset", "network", "attack"),
-    "controls": ("dataset", "network", "locality"),
-}
 BATCH = 32  # images a forward pass
 
 
@@ -51,51 +45,6 @@ class Fault:
     what: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """One chunk of one run, and where its manifests lie."""
-
-    results: Path
-    data: Path
-    run: tuple[str, str, str]  # dataset, network, attack
-    name: str
-
-    def manifest(self, part: str) -> Path:
-        """Return a stage's manifest, or that of the dataset, the network or its receptive fields."""
-        dataset, network, attack = self.run
-        fetched = {"dataset": ("datasets", dataset), "network": ("networks", network)}
-        if part in fetched:
-            return self.data.joinpath(*fetched[part], "manifest.json")
-        if part == "receptive_fields":
-            return self.results.joinpath(dataset, network, "receptive_fields.json")
-        return self.results.joinpath(dataset, network, attack, part, f"{self.name}.json")
-
-    @property
-    def ids(self) -> range:
-        """The ids that the chunk's name allows."""
-        first, last = self.name.split("-")
-        return range(int(first), int(last) + 1)
-
-
-def chunks_in(results: Path, data: Path) -> list[Chunk]:
-    """Find the chunks of a study, of whatever stage, in order.
-
-    Raises
-    ------
-    OnepixError
-        If there are none.
-    """
-    found = {
-        (path.relative_to(results).parts[:3], path.stem)
-        for stage in STAGES
-        for path in results.glob(f"*/*/*/{stage}/*.json")
-    }
-    if not found:
-        expected = "DATASET/NETWORK/ATTACK/attack/000000-000024.json"
-        raise OnepixError(f"{results}: no results; expected files such as {expected} in it")
-    return [Chunk(results, data, (run[0], run[1], run[2]), name) for run, name in sorted(found)]
-
-
 def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> Iterator[Fault]:
     """Check every dataset, network and chunk of a study, and classify some attacked images of each run again.
 
@@ -113,8 +62,9 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
     Fault
         Everything that is wrong; a chunk with a fault in a stage is not looked into further.
     """
-    chunks = chunks_in(results, data)
-    for wanted in (results / "configuration.yaml", results / "provenance.csv"):
+    layout = Layout(data, results)
+    chunks = layout.chunks()
+    for wanted in (layout.configuration("yaml"), layout.provenance("csv")):
         if not wanted.is_file():
             yield Fault(wanted, f"{wanted}: not found")
     broken = set()
@@ -122,9 +72,9 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
         if what := _data_fault(manifest):
             broken.add(manifest)
             yield Fault(manifest, what)
-    for chunk in {chunk.manifest("receptive_fields"): chunk for chunk in chunks}.values():
-        fields = chunk.manifest("receptive_fields")
-        if what := _data_fault(fields) or _origin_fault(chunk, "receptive_fields", ("dataset", "network")):
+    for chunk in {chunk.manifest(FIELDS): chunk for chunk in chunks}.values():
+        fields = chunk.manifest(FIELDS)
+        if what := _data_fault(fields) or _origin_fault(chunk, FIELDS, ("dataset", "network")):
             yield Fault(fields, what)
     # Runs come by dataset, then by network: each is read once, as only the last one is kept.
     read = functools.lru_cache(1)(_images), functools.lru_cache(1)(functools.partial(_network, device=device))
