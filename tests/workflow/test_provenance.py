@@ -19,9 +19,10 @@ import onepix.jobs.inputs
 from onepix.config.reading import canonical
 from onepix.config.study import load, parse
 from onepix.errors import OnepixError
+from onepix.files.layout import STAGES
 from onepix.files.manifests import source_digest
 from onepix.jobs.configuration import run_record
-from onepix.jobs.provenance import STAGES, run_gather
+from onepix.jobs.provenance import run_gather
 
 TEXT = ("dataset", "network", "attack", "source_sha256", "cuda")
 

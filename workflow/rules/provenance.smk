@@ -5,14 +5,14 @@ rule configuration:
     input:
         library("configuration"),
     output:
-        page=provenance_report("configuration", f"{RESULTS}/configuration.html"),
-        file=provenance_report("configuration", f"{RESULTS}/configuration.yaml"),
+        page=provenance_report("configuration", LAYOUT.configuration("html")),
+        file=provenance_report("configuration", LAYOUT.configuration("yaml")),
     log:
-        "logs/configuration.log",
+        layout.log("configuration"),
     conda:
         "../../environment.yml"
     params:
-        settings=whole_configuration(),
+        settings=settings("configuration"),
     message:
         "record the configuration"
     shell:
@@ -22,12 +22,12 @@ rule configuration:
 rule provenance:
     input:
         library("provenance"),
-        manifests=all_manifests,
+        manifests=lambda wildcards: RUNS.all_manifests(),
     output:
-        page=provenance_report("provenance", f"{RESULTS}/provenance.html"),
-        table=provenance_report("provenance", f"{RESULTS}/provenance.csv"),
+        page=provenance_report("provenance", LAYOUT.provenance("html")),
+        table=provenance_report("provenance", LAYOUT.provenance("csv")),
     log:
-        "logs/provenance.log",
+        layout.log("provenance"),
     conda:
         "../../environment.yml"
     message:
