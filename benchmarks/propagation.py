@@ -16,6 +16,7 @@ import typer
 import xarray as xr
 
 from onepix.analysis.depth import layer_table
+from onepix.analysis.maps import measured
 from onepix.config.engine import Engine
 from onepix.config.statistics import Statistics
 from onepix.datasets.bundled import load_bundled
@@ -23,7 +24,7 @@ from onepix.engine.devices import choose_device, choose_micro_batch
 from onepix.engine.evaluator import exact_float32
 from onepix.files.manifests import write_manifest
 from onepix.images import ImageSet
-from onepix.jobs.propagation import Propagate, follow
+from onepix.jobs.propagation import PropagationJob, follow
 from onepix.networks.build import build
 from onepix.networks.classifier import Classifier
 from onepix.networks.weights import save_classifier
@@ -43,7 +44,7 @@ def main(
         plain = plain_passes(classifier, clean, changed.images, device)
         begun = time.perf_counter()
         output = Path(folder) / "propagation" / "maps.json"
-        follow(Propagate(layers="auto", engine=Engine()), clean, changed.images, root, output, network=network)
+        follow(PropagationJob(layers="auto", engine=Engine()), clean, changed.images, root, output, network=network)
         followed = time.perf_counter() - begun
         data = output.with_suffix(".zarr")
         sizes = [file.stat().st_size for file in data.rglob("*") if file.is_file()]
@@ -54,7 +55,7 @@ def main(
             layers = tree["measures"].sizes["layer"]
             raw = sum(layer["max"].nbytes + layer["mean"].nbytes for layer in tree.children.values() if "max" in layer)
             begun = time.perf_counter()
-            layer_table([tree], [], Statistics())
+            layer_table(measured([tree]), None, Statistics())
             summed = time.perf_counter() - begun
     typer.echo(
         f"{architecture}, {layers} layers, {images} images, {device}, {torch.get_num_threads()} threads\n"

@@ -74,9 +74,6 @@ Proportion = Annotated[float, Field(gt=0, lt=1)]
 T = TypeVar("T")
 
 
-UNTARGETED = -1  # in place of a target, where numbers cannot be missing
-
-
 def in_order(values: tuple[T, ...]) -> tuple[T, ...]:
     """Put the values of a list whose order means nothing into one order, each once."""
     return tuple(sorted(set(values), key=lambda value: natural(str(value))))

@@ -107,6 +107,11 @@ class Layout:
         """Return the table of where results come from (csv), or its page (html)."""
         return self.results / f"provenance.{ending}"
 
+    def manifests(self) -> list[Path]:
+        """Find the manifests of receptive fields and of chunks on disk, in order."""
+        chunks = (path for stage in STAGES for path in self.results.glob(f"*/*/*/{stage}/*.json"))
+        return sorted([*self.results.glob(f"*/*/{FIELDS}.json"), *chunks])
+
     def chunks(self) -> list["Chunk"]:
         """Find the chunks on disk, of whatever stage, in order.
 
@@ -115,15 +120,12 @@ class Layout:
         OnepixError
             If there are none.
         """
-        found = {
-            (path.relative_to(self.results).parts[:3], path.stem)
-            for stage in STAGES
-            for path in self.results.glob(f"*/*/*/{stage}/*.json")
-        }
+        results = map(result_of, self.manifests())
+        found = {(str(of.dataset), str(of.network), str(of.attack), of.chunk) for of in results if of.chunk}
         if not found:
             expected = Layout(self.data, Path()).chunk("attack", ("DATASET", "NETWORK", "ATTACK"), "000000-000024")
             raise OnepixError(f"{self.results}: no results; expected files such as {expected.as_posix()} in it")
-        return [Chunk(self, (run[0], run[1], run[2]), name) for run, name in sorted(found)]
+        return [Chunk(self, (dataset, network, attack), name) for dataset, network, attack, name in sorted(found)]
 
 
 @dataclasses.dataclass(frozen=True)

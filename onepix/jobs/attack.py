@@ -6,17 +6,17 @@ from typing import Any
 import torch
 import xarray as xr
 
+from onepix.analysis.positions import PART, SCAN, scan_maps
 from onepix.attacks.attack import attack_images
 from onepix.attacks.journal import Journal
-from onepix.attacks.scan import as_dataset
 from onepix.config.attacks import AttackSettings, Scan
 from onepix.config.base import Settings
 from onepix.config.engine import Engine
 from onepix.datasets.arrays import read_images
 from onepix.engine.devices import claimed_device, keep_memory
 from onepix.files.layout import journal_of, name_of
-from onepix.files.manifests import checked_data, digest, source_digest, versions, write_manifest
-from onepix.files.records import write_records
+from onepix.files.manifests import checked_data, described, source_digest, versions, write_manifest
+from onepix.files.records import RECORDS, write_records
 from onepix.files.trees import write_tree
 from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
 from onepix.networks.weights import load_network_file
@@ -49,11 +49,11 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output
     facts: dict[str, Any] = {}
     if attacked.maps is not None:
         maps = output.with_suffix(".zarr")
-        write_tree(xr.DataTree(as_dataset(attacked.maps, attacked.records)), maps)
-        facts["position_maps"] = {"data": maps.name, "sha256": digest(maps)}
+        write_tree(xr.DataTree(scan_maps(attacked.maps, attacked.records)), maps)
+        facts[PART] = described(maps, SCAN)
     write_records(attacked.records, data)
     facts["evaluation"] = attacked.evaluation
-    write_manifest(output, data, job.model_dump(mode="json"), __name__, **facts, **origin)
+    write_manifest(output, data, job.model_dump(mode="json"), __name__, RECORDS, **facts, **origin)
     journal.remove(job.image_ids)
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import xarray as xr
 
 from onepix.analysis.draws import drawn_controls
+from onepix.analysis.positions import read_positions
 from onepix.datasets.arrays import read_images
-from onepix.files.manifests import checked_data
-from onepix.files.trees import read_tree
 from onepix.jobs.inputs import JsonText, Manifest, Output, read_settings
 from onepix.jobs.propagation import PropagationJob, follow
 
@@ -24,17 +23,19 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, locality: Mani
     """
     job = read_settings(ControlsJob, settings)
     images = read_images(dataset)
-    successes = read_tree(checked_data(locality)).to_dataset().load()
-    rows, columns = drawn_controls(successes["flips"].values, successes["image"].values, job.seed)
+    successes = read_positions([locality])
+    assert successes is not None
+    rows, columns = drawn_controls(successes.flips, successes.image, job.seed)
     exists = rows >= 0
-    colours, chosen = successes["colour"].values[exists], successes.isel(image=exists)
+    ids = successes.image[exists]
     root = xr.Dataset(
         {
-            "target": chosen["target"],
+            "target": ("image", successes.target[exists]),
             "row": (("image", "pixel"), rows[exists, None]),
             "column": (("image", "pixel"), columns[exists, None]),
-        }
+        },
+        coords={"image": ids},
     )
-    changed = images.images[images.indices(root["image"].values)].copy()
-    changed[np.arange(len(changed)), rows[exists], columns[exists]] = colours
+    changed = images.images[images.indices(ids)].copy()
+    changed[np.arange(len(changed)), rows[exists], columns[exists]] = successes.colours[exists]
     follow(job, images, changed, root, output, dataset=dataset, network=network, locality=locality)

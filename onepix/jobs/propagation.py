@@ -7,15 +7,16 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from onepix.analysis.maps import maps_tree
-from onepix.config.base import UNTARGETED, Settings
+from onepix.analysis.maps import MAPS, maps_tree
+from onepix.config.base import Settings
 from onepix.config.engine import Passes
 from onepix.config.propagation import Layers
 from onepix.datasets.arrays import read_images
 from onepix.engine.devices import choose_micro_batch, claimed_device
 from onepix.files.layout import name_of, result_of
 from onepix.files.manifests import checked_data, write_manifest
-from onepix.files.records import attacked_images, read_records
+from onepix.files.records import attacked_images, stored_records
+from onepix.files.targets import targets_of
 from onepix.files.trees import write_tree
 from onepix.images import ImageSet
 from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
@@ -34,14 +35,14 @@ class PropagationJob(Settings):
 def run(settings: JsonText, dataset: Manifest, network: Manifest, attack: Manifest, output: Output) -> None:
     """Write the propagation maps of all attacked images of a chunk as zarr, and their manifest `output`."""
     job = read_settings(PropagationJob, settings)
-    records = read_records([checked_data(attack)])
+    records = stored_records([attack])
     attacked = records[records["eligible"]]
     images = read_images(dataset)
     root = xr.Dataset(
         {
             "success": ("image", attacked["success"].to_numpy(bool)),
             "label": ("image", attacked["label"].to_numpy(np.int64)),
-            "target": ("image", attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)),
+            "target": ("image", targets_of(attacked)),
             "adversarial_class": ("image", attacked["adversarial_class"].to_numpy(np.int64)),
             **{axis: (("image", "pixel"), _pixels(attacked[f"{axis}s"].tolist())) for axis in ("row", "column")},
         },
@@ -98,4 +99,4 @@ def follow(
     write_tree(maps_tree(layers, fields, root.assign_attrs(image_shape=[height, width])), data)
     origin = provenance(device, **inputs)
     ids = root["image"].values.tolist()
-    write_manifest(output, data, job.model_dump(mode="json"), type(job).__module__, image_ids=ids, **origin)
+    write_manifest(output, data, job.model_dump(mode="json"), type(job).__module__, MAPS, image_ids=ids, **origin)

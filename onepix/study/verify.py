@@ -13,18 +13,19 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from onepix.attacks.goal import Goal
-from onepix.config.base import UNTARGETED
+from onepix.analysis.positions import PART, SCAN
 from onepix.datasets.arrays import load_arrays
 from onepix.engine.evaluator import logits
 from onepix.errors import OnepixError
-from onepix.files.layout import FIELDS, STAGES, Chunk, Layout
+from onepix.files.layout import FIELDS, STAGES, Chunk, Layout, result_of
 from onepix.files.manifests import checked_data, read_manifest
-from onepix.files.records import attacked_images, read_records
+from onepix.files.records import attacked_images, read_records, successes
+from onepix.files.targets import keys, keys_of, reached, targets_of
 from onepix.files.trees import read_tree
 from onepix.images import ImageSet
 from onepix.networks.classifier import Classifier
 from onepix.networks.weights import load_network_file
+from onepix.study.versions import FORMATS
 
 BATCH = 32  # images a forward pass
 
@@ -93,9 +94,9 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
 def _data_fault(manifest: Path) -> str:
     """Say what is wrong with a manifest's data; nothing if they are as they were written."""
     try:
-        checked_data(manifest)
-        if "position_maps" in read_manifest(manifest):
-            checked_data(manifest, "position_maps")
+        checked_data(manifest, FORMATS.get(result_of(manifest).kind))
+        if PART in read_manifest(manifest):
+            checked_data(manifest, SCAN, PART)
     except OnepixError as error:
         return str(error).partition("; ")[0]
     return ""
@@ -166,10 +167,8 @@ def _record_faults(chunk: Chunk, records: pd.DataFrame) -> Iterator[str]:
     attacked = records[records["eligible"]]
     if attacked[["success", "rows", "columns", "values", "adversarial_class", "queries"]].isna().any().any():
         yield "lacks values of attacked images"
-    targets = attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)
-    goal = Goal(torch.from_numpy(attacked["label"].to_numpy(np.int64)), torch.from_numpy(targets))
-    reached = goal.reached_by(torch.from_numpy(attacked["adversarial_class"].to_numpy(np.int64)))
-    if (reached.numpy() != attacked["success"].to_numpy(bool)).any():
+    seen, labels = (attacked[name].to_numpy(np.int64) for name in ("adversarial_class", "label"))
+    if (reached(seen, labels, targets_of(attacked)) != attacked["success"].to_numpy(bool)).any():
         yield "states successes that its classes contradict"
 
 
@@ -177,13 +176,12 @@ def _map_faults(chunk: Chunk, stage: str, records: pd.DataFrame) -> Iterator[str
     tree = read_tree(_data(chunk.manifest(stage)))
     root = tree.to_dataset()
     attacked = records[records["eligible"]]
-    expected = attacked if stage == "propagation" else attacked[attacked["success"].astype(bool)]
-    keys = list(zip(expected["image_id"], expected["target"].fillna(UNTARGETED), strict=True))
-    found = list(zip(root["image"].values.tolist(), root["target"].values.tolist(), strict=True))
+    wanted = keys_of(attacked if stage == "propagation" else successes(attacked))
+    found = keys(root["image"].values, root["target"].values)
     # A success that its colour repeats at every position has no control.
-    fits = [key for key in keys if key in found] == found if stage == "controls" else keys == found
+    fits = [key for key in wanted if key in found] == found if stage == "controls" else wanted == found
     if not fits:
-        yield f"holds {_ids([key[0] for key in found])}, its attacks are of {_ids([key[0] for key in keys])}"
+        yield f"holds {_ids([key[0] for key in found])}, its attacks are of {_ids([key[0] for key in wanted])}"
         return
     if stage == "locality":
         shape = (len(found), *read_manifest(chunk.manifest("dataset"))["shape"][:2])

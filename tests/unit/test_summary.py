@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 from onepix.analysis.locality_tables import cluster_table, locality_table, neighbourhood_table, profile_table
+from onepix.analysis.positions import positions
 from onepix.analysis.spatial import morans_i
 from onepix.analysis.statistics import wilson
 from onepix.analysis.success import success_table
@@ -103,7 +104,7 @@ def test_both_readings_of_untargeted():
 
 
 def test_without_position_maps_there_is_the_original_attack(tmp_path):
-    table = locality_table(stored(tmp_path), [], Statistics())
+    table = locality_table(stored(tmp_path), None, Statistics())
     assert table["change"].tolist() == ["original attack"]
     assert table["rate"].tolist() == [0.5]
 
@@ -114,24 +115,26 @@ def test_tables_without_an_attacked_image(tmp_path):
     row = success_table(records, Statistics()).iloc[0]
     assert (row["correct"], row["attacks"], row["successes"], row["queries_total"]) == (0, 0, 0, 0)
     assert np.isnan(row["success_rate"])
-    table = locality_table(records, [positions([], [], [])], Statistics())
+    table = locality_table(records, positions([chunk([], [], [])]), Statistics())
     assert table["images"].tolist() == [0] * 5
     assert table["rate"].isna().all()
-    for trees in ([], [positions([], [], [])]):
-        clusters = cluster_table(trees, Statistics())
-        assert len(clusters) == len(profile_table(trees, Statistics())) == 0
-        summed = neighbourhood_table(clusters, trees, Statistics()).iloc[0]
+    for maps in (None, positions([chunk([], [], [])])):
+        clusters = cluster_table(maps, Statistics())
+        assert len(clusters) == len(profile_table(maps, Statistics())) == 0
+        summed = neighbourhood_table(clusters, maps, Statistics()).iloc[0]
         assert (summed["images"], summed["tested"]) == (0, 0)
         assert np.isnan(summed["half_distance"])
 
 
-def positions(flips, rows, columns) -> xr.DataTree:
+def chunk(flips, rows, columns) -> xr.DataTree:
     flips = np.array(flips, bool).reshape(-1, 3, 4)
     data = {
         "flips": (("image", "y", "x"), flips),
         "margin": (("image", "y", "x"), np.where(flips, -1.0, 1.0)),
         "row": ("image", np.array(rows, int)),
         "column": ("image", np.array(columns, int)),
+        "target": ("image", np.full(len(flips), -1)),
+        "colour": (("image", "channel"), np.zeros((len(flips), 3), np.uint8)),
     }
     return xr.DataTree(xr.Dataset(data, {"image": np.arange(len(flips))}))
 
@@ -140,8 +143,8 @@ def test_locality_table_by_hand(tmp_path):
     """Two successes on 3 × 4 images: one of 3 neighbours and 1 of 11 others; 2 of 8 neighbours and 4 of 11 others."""
     first = [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     second = [[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 1]]
-    trees = [positions([first], [0], [0]), positions([second], [1], [1])]
-    table = locality_table(stored(tmp_path), trees, Statistics()).set_index("change")
+    trees = [chunk([first], [0], [0]), chunk([second], [1], [1])]
+    table = locality_table(stored(tmp_path), positions(trees), Statistics()).set_index("change")
     assert table["images"].to_dict()["original attack"] == 4
     assert (table["images"][1:] == 2).all()
     exact = {"original attack": 0.5, "neighbours": (1 / 3 + 2 / 8) / 2, "random position": (1 / 11 + 4 / 11) / 2}
@@ -158,14 +161,14 @@ def test_neighbourhood_by_hand():
     block, single, whole = np.zeros((3, 3, 4), bool)
     block[:2, :2] = single[1, 1] = True
     whole[:] = True
-    trees = [positions([block, single], [0, 1], [0, 1]), positions([whole], [2], [2])]
+    trees = [chunk([block, single], [0, 1], [0, 1]), chunk([whole], [2], [2])]
     settings = Statistics(permutations=499)
-    clusters = cluster_table(trees, settings)
+    clusters = cluster_table(positions(trees), settings)
     assert clusters["flips"].tolist() == [4, 1, 12]
     assert clusters["largest_region"].tolist() == [4, 1, 12]
-    summed = neighbourhood_table(clusters, trees, settings).iloc[0]
+    summed = neighbourhood_table(clusters, positions(trees), settings).iloc[0]
     assert (summed["images"], summed["tested"]) == (3, 2)
     assert summed["moran_flips"] == pytest.approx(morans_i(np.stack([block, single])).mean())
     assert summed["moran_significant"] == (clusters["moran_flips_q"][:2] <= 0.05).mean() == 0.5
-    profile = profile_table(trees, settings)
+    profile = profile_table(positions(trees), settings)
     assert (profile["rate"][0], profile["images"][0]) == (pytest.approx(2 / 3), 3)  # 3 of 3, none of 8, 5 of 5

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
@@ -85,7 +86,7 @@ def growing(amount):
 
 def chosen(dataset, selection):
     """Return the file that lists the images that a rule chose; Snakemake makes it before it looks any further."""
-    return checkpoints.selection.get(dataset=dataset, selection=selection).output[0]
+    return Path(checkpoints.selection.get(dataset=dataset, selection=selection).output[0])
 
 
 @functools.cache
@@ -95,6 +96,18 @@ def images(index):
 
 
 RUNS = runs.Runs(CONFIG, images)
+
+
+def tell_of_other_versions():
+    """Say what will be made anew since another version of onepix wrote it."""
+    if workflow.is_main_process and (found := LAYOUT.manifests()):
+        from onepix.study import versions  # imports what reads results, for which a first run need not wait
+
+        for line in versions.outdated(found):
+            print(f"onepix: {line}", file=sys.stderr)
+
+
+tell_of_other_versions()
 
 
 def library(rule):
