@@ -1,6 +1,7 @@
 """An edit of the library reruns what depends on it: dry runs of a study whose results are stand-ins."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -94,3 +95,24 @@ def test_an_edit_reruns_what_depends_on_it(study, module, before, after, rules):
 
 def test_nothing_runs_without_an_edit(study):
     assert to_run(study) == set()
+
+
+def test_results_of_another_version_are_told_at_the_start(study, capsys):
+    for chunk in ("lenet/de/attack/000000-000024", "resnet20/de/attack/000000-000024"):
+        manifest = {"data": "x", "sha256": "", "format": "attack records", "version": 0}
+        (study / f"results/sample/{chunk}.json").write_text(json.dumps(manifest))
+    with workflow(study):
+        pass
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "onepix: 2 results hold attack records of version 0, and version 1 is expected: "
+        "they and what follows from them will be made anew"
+    )
+
+
+def test_a_version_is_raised_where_its_format_is_written(study):
+    """Then what the line above says comes true."""
+    file = study / "onepix" / "files" / "records.py"
+    text = file.read_text()
+    assert 'Format("attack records", 1)' in text
+    file.write_text(text.replace('Format("attack records", 1)', 'Format("attack records", 2)'))
+    assert {"attack", *OF_SUCCESSES, "figures"} <= to_run(study)
