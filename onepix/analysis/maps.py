@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
 from onepix.files.manifests import Format, checked_data
-from onepix.files.targets import Key, keys
+from onepix.files.targets import Key, keys, targets_of
 from onepix.files.trees import across, read_tree
 
 if TYPE_CHECKING:
@@ -95,6 +96,30 @@ def clean_peaks(tree: xr.DataTree, layer: str) -> Floats:
     """Return the maximum of each image's original feature map in a layer."""
     peaks: Floats = tree["measures"].to_dataset()["clean_peak"].sel(layer=layer).values.astype(np.float64)
     return peaks
+
+
+def maps_of_change(trees: Sequence[xr.DataTree], key: Key) -> dict[str, Floats]:
+    """Return the propagation map (PM_max) of one change in each layer, in units of the clean peak; 0 where that is 0.
+
+    Parameters
+    ----------
+    trees : sequence of DataTree
+        Propagation maps, one tree per chunk.
+    key : Key
+        Image id and target of the change.
+
+    Returns
+    -------
+    dict
+        Layer name to float array (y, x).
+    """
+    tree, index = next((tree, known.index(key)) for tree in trees if key in (known := keys_of_trees([tree])))
+    maps = {}
+    for name, attributes in layers_of([tree]):
+        largest = tree[name].to_dataset()["max"][index].values
+        peak = clean_peaks(tree, attributes["layer"])[index]
+        maps[attributes["layer"]] = largest / peak if peak > 0 else np.zeros(largest.shape)
+    return maps
 
 
 SLIGHT = 0.01  # share of the clean peak above which a position counts for `reach_1pct`
@@ -192,6 +217,39 @@ def _cones(
         seen.append((first <= pixels[..., None]) & (pixels[..., None] < first + size))
     cones: npt.NDArray[np.bool_] = np.any(seen[0][..., :, None] & seen[1][..., None, :], axis=1)
     return cones
+
+
+def said_of_attacks(attacked: pd.DataFrame) -> xr.Dataset:
+    """Return what is stored of each attack beside its maps, given the records of all that were made."""
+    pixels = {axis: [list(changed) for changed in attacked[f"{axis}s"]] for axis in ("row", "column")}
+    shape = (len(attacked), -1 if len(attacked) else 1)
+    return xr.Dataset(
+        {
+            "success": ("image", attacked["success"].to_numpy(bool)),
+            "label": ("image", attacked["label"].to_numpy(np.int64)),
+            "target": ("image", targets_of(attacked)),
+            "adversarial_class": ("image", attacked["adversarial_class"].to_numpy(np.int64)),
+            **{axis: (("image", "pixel"), np.array(found, np.int64).reshape(shape)) for axis, found in pixels.items()},
+        },
+        coords={"image": attacked["image_id"].to_numpy(np.int64)},
+    )
+
+
+def said_of_controls(
+    ids: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+) -> xr.Dataset:
+    """Return what is stored of each matched control beside its maps; all int64, shape (N,)."""
+    return xr.Dataset(
+        {
+            "target": ("image", targets),
+            "row": (("image", "pixel"), rows[:, None]),
+            "column": (("image", "pixel"), columns[:, None]),
+        },
+        coords={"image": ids},
+    )
 
 
 def maps_tree(

@@ -1,9 +1,9 @@
 """Follow the matched controls of one chunk's successes through every layer."""
 
 import numpy as np
-import xarray as xr
 
 from onepix.analysis.draws import drawn_controls
+from onepix.analysis.maps import said_of_controls
 from onepix.analysis.positions import read_positions
 from onepix.datasets.arrays import read_images
 from onepix.jobs.inputs import JsonText, Manifest, Output, read_settings
@@ -28,14 +28,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, locality: Mani
     rows, columns = drawn_controls(successes.flips, successes.image, job.seed)
     exists = rows >= 0
     ids = successes.image[exists]
-    root = xr.Dataset(
-        {
-            "target": ("image", successes.target[exists]),
-            "row": (("image", "pixel"), rows[exists, None]),
-            "column": (("image", "pixel"), columns[exists, None]),
-        },
-        coords={"image": ids},
-    )
+    root = said_of_controls(ids, successes.target[exists], rows[exists], columns[exists])
     changed = images.images[images.indices(ids)].copy()
     changed[np.arange(len(changed)), rows[exists], columns[exists]] = successes.colours[exists]
     follow(job, images, changed, root, output, dataset=dataset, network=network, locality=locality)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import typer
@@ -12,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from onepix.analysis.depth import aligned_maps, average_maps
-from onepix.analysis.maps import clean_peaks, keys_of_trees, layers_of, read_maps
+from onepix.analysis.maps import maps_of_change, read_maps
 from onepix.analysis.positions import Positions, read_positions
 from onepix.config.base import Settings
 from onepix.config.figures import Figures
@@ -81,25 +80,25 @@ def _strip(
 ) -> Figure:
     """Draw one image's strip: the first success, the first failure, or the image with an id."""
     if wanted in ("success", "failure"):
-        chosen = attacked[attacked["success"] == (wanted == "success")]
+        found = attacked[attacked["success"] == (wanted == "success")]
     else:
-        chosen = attacked[attacked["image_id"] == int(wanted)]
-    if chosen.empty:
+        found = attacked[attacked["image_id"] == int(wanted)]
+    if found.empty:
         what = {"success": "No attack succeeded", "failure": "No attack failed"}.get(wanted)
         return message_figure(
             f"{what} among the {len(attacked)} attacked images."
             if what
             else f"Image {wanted} was not attacked: the network does not classify it correctly."
         )
-    record = chosen.iloc[[0]]
-    row = record.iloc[0]
+    record = found.iloc[[0]]
+    row, (key,) = record.iloc[0], keys_of(record)
     original = images.select([int(row["image_id"])]).images
     names = images.class_names
     return strip(
         original[0],
         attacked_images(original, record)[0],
         list(zip(row["rows"], row["columns"], strict=True)),
-        _layers(job, _maps_of(trees, record)),
+        _layers(job, maps_of_change(trees, key)),
         f"{job.title}: image {row['image_id']}{_aim(row, names)}",
         f"{names[row['clean_class']]} {row['clean_confidence']:.0%}",
         f"{names[row['adversarial_class']]} {row['adversarial_confidence']:.0%}",
@@ -110,18 +109,6 @@ def _strip(
 def _aim(row: pd.Series, names: Sequence[str]) -> str:
     """Return what a title says of a targeted attack's target."""
     return "" if pd.isna(row["target"]) else f", towards {names[row['target']]}"
-
-
-def _maps_of(trees: Sequence[xr.DataTree], record: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-    """Return a record's propagation map of each layer in units of the clean peak; 0 where that peak is 0."""
-    (key,) = keys_of(record)
-    tree, index = next((tree, keys.index(key)) for tree in trees if key in (keys := keys_of_trees([tree])))
-    maps = {}
-    for name, attributes in layers_of([tree]):
-        largest = tree[name].to_dataset()["max"][index].values
-        peak = clean_peaks(tree, attributes["layer"])[index]
-        maps[attributes["layer"]] = largest / peak if peak > 0 else np.zeros(largest.shape)
-    return maps
 
 
 def _average(job: FiguresJob, attacked: int, trees: Sequence[xr.DataTree]) -> Figure:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from onepix.analysis.maps import MAPS, maps_tree
+from onepix.analysis.maps import MAPS, maps_tree, said_of_attacks
 from onepix.config.base import Settings
 from onepix.config.engine import Passes
 from onepix.config.propagation import Layers
@@ -16,7 +16,6 @@ from onepix.engine.devices import choose_micro_batch, claimed_device
 from onepix.files.layout import name_of, result_of
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.records import attacked_images, stored_records
-from onepix.files.targets import targets_of
 from onepix.files.trees import write_tree
 from onepix.images import ImageSet
 from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
@@ -38,23 +37,8 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attack: Manife
     records = stored_records([attack])
     attacked = records[records["eligible"]]
     images = read_images(dataset)
-    root = xr.Dataset(
-        {
-            "success": ("image", attacked["success"].to_numpy(bool)),
-            "label": ("image", attacked["label"].to_numpy(np.int64)),
-            "target": ("image", targets_of(attacked)),
-            "adversarial_class": ("image", attacked["adversarial_class"].to_numpy(np.int64)),
-            **{axis: (("image", "pixel"), _pixels(attacked[f"{axis}s"].tolist())) for axis in ("row", "column")},
-        },
-        coords={"image": attacked["image_id"].to_numpy(np.int64)},
-    )
     changed = attacked_images(images.images[images.indices(attacked["image_id"])], attacked)
-    follow(job, images, changed, root, output, dataset=dataset, network=network, attack=attack)
-
-
-def _pixels(lists: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
-    """Return the pixels of each record, (image, pixel)."""
-    return np.array([list(pixels) for pixels in lists], dtype=np.int64).reshape(len(lists), -1 if lists else 1)
+    follow(job, images, changed, said_of_attacks(attacked), output, dataset=dataset, network=network, attack=attack)
 
 
 def follow(
@@ -76,7 +60,7 @@ def follow(
     changed : ndarray
         uint8, shape (N, H, W, C): images with pixels changed.
     root : Dataset
-        What is to be said of each of them: at least `row` and `column`, dims (image, pixel), and the id, `image`.
+        What is said of each of them: see `onepix.analysis.maps.said_of_attacks`.
     output : Path
         The manifest to write.
     **inputs : Path
