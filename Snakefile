@@ -12,6 +12,4 @@ include: "workflow/rules/provenance.smk"
 rule all:
     default_target: True
     input:
-        SELECTED,
-        TABLES,
-        FIGURES,
+        RUNS.targets,

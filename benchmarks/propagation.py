@@ -16,6 +16,7 @@ import typer
 import xarray as xr
 
 from onepix.analysis.depth import layer_table
+from onepix.analysis.maps import measured
 from onepix.config.engine import Engine
 from onepix.config.statistics import Statistics
 from onepix.datasets.bundled import load_bundled
@@ -54,7 +55,7 @@ def main(
             layers = tree["measures"].sizes["layer"]
             raw = sum(layer["max"].nbytes + layer["mean"].nbytes for layer in tree.children.values() if "max" in layer)
             begun = time.perf_counter()
-            layer_table([tree], [], Statistics())
+            layer_table(measured([tree]), None, Statistics())
             summed = time.perf_counter() - begun
     typer.echo(
         f"{architecture}, {layers} layers, {images} images, {device}, {torch.get_num_threads()} threads\n"
@@ -74,7 +75,7 @@ def stored_network(architecture: str, manifest: Path) -> Classifier:
     weights = manifest.with_name("weights.safetensors")
     metadata = {"architecture": architecture, "classes": 10, "channels": 3}
     save_classifier(classifier, weights, metadata)
-    write_manifest(manifest, weights, {}, metadata=metadata)
+    write_manifest(manifest, weights, {}, "onepix.jobs.networks", metadata=metadata)
     return classifier
 
 

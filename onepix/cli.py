@@ -96,9 +96,10 @@ def verify(
 ) -> None:
     """Check what a study has left on disk, and do a sample of it again."""
     from onepix.engine.devices import choose_device
-    from onepix.study.verify import chunks_in, verify
+    from onepix.files.layout import Layout
+    from onepix.study.verify import verify
 
-    chunks = chunks_in(results, data)
+    chunks = Layout(data, results).chunks()
     faults = list(verify(results, data, sample, choose_device("auto")))
     for fault in faults:
         typer.echo(f"{fault.what}\n  to repair: snakemake --cores all --force {fault.target}")

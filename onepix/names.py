@@ -2,8 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+
+from onepix.errors import OnepixError
 
 
 def natural(name: str) -> list[str | int]:
@@ -18,6 +20,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(known)}"
+
+
+def chosen(names: Iterable[str], patterns: Sequence[str], key: str, what: str) -> list[str]:
+    """Return the names that fit one of several glob patterns.
+
+    Raises
+    ------
+    OnepixError
+        If none does; the line names the `key` of the configuration with the patterns, and `what` was named.
+    """
+    known = list(names)
+    if found := [name for name in known if fits(name, patterns)]:
+        return found
+    quoted = ", ".join(f"'{pattern}'" for pattern in patterns)
+    raise OnepixError(f"{key}: {quoted} fits no {what}; {nearest(patterns[0], known)}")
 
 
 def fits(name: str, patterns: Iterable[str]) -> bool:

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from onepix.analysis.positions import scan_maps
 from onepix.attacks.attack import attack_images, clean_logits
-from onepix.attacks.scan import as_dataset
 from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomSearch, Scan
 from onepix.config.engine import Engine
 from onepix.config.reading import validated
@@ -159,7 +159,7 @@ def scan(
     Returns
     -------
     Dataset
-        As in `onepix.attacks.scan.as_dataset`, for the images that the network classifies correctly. With `stop:
+        As in `onepix.analysis.positions.scan_maps`, for the images that the network classifies correctly. With `stop:
         first`, margins are NaN where the scan did not come to.
 
     Notes
@@ -171,7 +171,7 @@ def scan(
     pictures = _image_set(classifier, images, labels, ids)
     done = attack_images(classifier, pictures, chosen, _engine(engine), keep_maps=True)
     assert done.maps is not None
-    return as_dataset(done.maps, done.records)
+    return scan_maps(done.maps, done.records)
 
 
 def settings_of(method: str, settings: Mapping[str, Any]) -> AttackSettings:

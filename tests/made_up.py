@@ -41,13 +41,15 @@ def stored(tmp_path) -> pd.DataFrame:
     return read_records([tmp_path / "records.parquet"])
 
 
-def positions(flips, rows, columns) -> xr.DataTree:
+def chunk(flips, rows, columns) -> xr.DataTree:
     flips = np.array(flips, bool).reshape(-1, 3, 4)
     data = {
         "flips": (("image", "y", "x"), flips),
         "margin": (("image", "y", "x"), np.where(flips, -1.0, 1.0)),
         "row": ("image", np.array(rows, int)),
         "column": ("image", np.array(columns, int)),
+        "target": ("image", np.full(len(flips), -1)),
+        "colour": (("image", "channel"), np.zeros((len(flips), 3), np.uint8)),
     }
     return xr.DataTree(xr.Dataset(data, {"image": np.arange(len(flips))}))
 

@@ -1,18 +1,16 @@
 """The claims of Vargas and Su (2019), each held against a number with its interval."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import xarray as xr
 
 from onepix.analysis.locality import neighbour_rates, random_position_rates
-from onepix.analysis.maps import layers_of, measured, positions
+from onepix.analysis.maps import Measured
+from onepix.analysis.positions import Positions
 from onepix.analysis.statistics import bootstrap_mean, proportion
 from onepix.config.statistics import Statistics
-from onepix.files.trees import across
 
 Array = npt.NDArray[Any]
 SLIGHT = 0.01  # of a feature map's maximum: less does not count as having arrived
@@ -22,14 +20,16 @@ WIDE = 0.5  # of a layer's positions counts as global; of the position maps, as 
 
 
 def claim_table(
-    trees: Sequence[xr.DataTree], maps: Sequence[xr.DataTree], clusters: pd.DataFrame, settings: Statistics
+    attacks: Measured, maps: Positions | None, clusters: pd.DataFrame, settings: Statistics
 ) -> pd.DataFrame:
     """Hold each claim of the paper against one run.
 
     Parameters
     ----------
-    trees, maps : sequence of DataTree
-        Propagation maps of the attacks; position maps of the successes (none of changes of several pixels).
+    attacks : Measured
+        What was measured on the attacks.
+    maps : Positions or None
+        Position maps of the successes; None for changes of several pixels.
     clusters : DataFrame
         Of `onepix.analysis.locality_tables.cluster_table`.
     settings : Statistics
@@ -38,7 +38,7 @@ def claim_table(
     Returns
     -------
     DataFrame
-        One row a claim: claim; measure, what the estimate is; images; estimate with its interval (low, high); bound;
+        One row per claim: claim; measure, what the estimate is; images; estimate with its interval (low, high); bound;
         verdict: confirmed if the whole interval lies above the bound, refuted if all of it lies below, otherwise (and
         without an interval) undecided.
 
@@ -49,12 +49,10 @@ def claim_table(
     80 % of it. Successes change the last layer by definition, so the first claim is judged by all attacks. The next two
     are judged in the last layer with space: in the first one, a gaudy pixel is as large as anything by itself.
     """
-    success = across(trees, "", "success").astype(bool)
-    values = measured(trees)
+    success, values, layers = attacks.success, attacks.values, attacks.layers
     relative_peak = np.where(
         np.isnan(values["share_of_peak"]) & (values["delta_peak"] == 0), 0, values["share_of_peak"]
     )
-    layers = [attributes for _, attributes in layers_of(trees)]
     spatial = [index for index, attributes in enumerate(layers) if attributes["spatial"]]
     last_spatial = layers[spatial[-1]]["layer"] if spatial else "no layer"
     tested = clusters.dropna(subset="moran_flips_q")["moran_flips_q"].to_numpy()
@@ -109,8 +107,8 @@ def _judged(claim: str, measure: str, values: Array, bound: float, settings: Sta
     }
 
 
-def _advantage_of_neighbours(maps: Sequence[xr.DataTree]) -> Array:
-    if not maps:
+def _advantage_of_neighbours(maps: Positions | None) -> Array:
+    if maps is None:
         return np.zeros(0)
-    flips, rows, columns = positions(maps)
-    return neighbour_rates(flips, rows, columns) - random_position_rates(flips, rows, columns)
+    where = maps.flips, maps.rows, maps.columns
+    return neighbour_rates(*where) - random_position_rates(*where)

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from onepix.analysis.maps import COMPARED, Floats, clean_peaks, layers_of, measured
+from onepix.analysis.maps import COMPARED, Floats, Measured, clean_peaks, layers_of
 from onepix.analysis.statistics import (
     bootstrap_means,
     named,
@@ -19,26 +19,25 @@ from onepix.analysis.statistics import (
     resampled_means,
 )
 from onepix.config.statistics import Statistics
-from onepix.files.trees import across
 
 IDENTITY = ("depth", "layer", "operator")
 MEASURES = (*COMPARED, "gain")
 
 
-def layer_table(trees: Sequence[xr.DataTree], controls: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFrame:
+def layer_table(attacks: Measured, controls: Measured | None, settings: Statistics) -> pd.DataFrame:
     """Summarise what becomes of the change in each layer.
 
     Parameters
     ----------
-    trees, controls : sequence of DataTree
-        Propagation maps of the attacks and of the matched controls, one tree a chunk.
+    attacks, controls : Measured
+        What was measured on the attacks and on the matched controls, if there are any.
     settings : Statistics
         Confidence and resamples of the bootstrap over images.
 
     Returns
     -------
     DataFrame
-        One row a layer and outcome (success, failure; control, if there are any): depth, layer, operator, stride,
+        One row per layer and outcome (success, failure; control, if there are any): depth, layer, operator, stride,
         receptive_field, outcome, images; changed, the share of images in which the layer changes at all (Wilson's
         interval); means over images with bootstrap intervals of share_of_peak (delta_peak / clean_peak), reach,
         reach_1pct, distance and spread (pixels of the image) as in `onepix.analysis.maps.measures`, of energy, the
@@ -47,16 +46,15 @@ def layer_table(trees: Sequence[xr.DataTree], controls: Sequence[xr.DataTree], s
         clean feature maps of zeros, changes that have died out, layers without space. Last, outside_cone: how many
         positions have changed outside the pixel's theoretical forward cone, over all images.
     """
-    success = across(trees, "", "success").astype(bool)
-    outcomes = {"success": measured(trees, success), "failure": measured(trees, ~success)}
+    outcomes = {"success": attacks.of(attacks.success), "failure": attacks.of(~attacks.success)}
     if controls:
-        outcomes["control"] = measured(controls)
+        outcomes["control"] = dict(controls.values)
     for values in outcomes.values():
         before = np.pad(values["energy"], ((0, 0), (1, 0)), constant_values=np.nan)[:, :-1]
         values["gain"] = values["energy"] - before
     estimates = {outcome: _estimates(values, settings) for outcome, values in outcomes.items()}
     rows = []
-    for index, (_, attributes) in enumerate(layers_of(trees)):
+    for index, attributes in enumerate(attacks.layers):
         for outcome, values in outcomes.items():
             row = {key: attributes[key] for key in IDENTITY}
             row |= {key: _size(attributes[key]) for key in ("stride", "receptive_field")}
@@ -76,16 +74,14 @@ def _estimates(values: Mapping[str, Floats], settings: Statistics) -> Floats:
     return np.stack(bootstrap_means(columns, settings)).reshape(3, len(MEASURES), layers)
 
 
-def comparison_table(
-    trees: Sequence[xr.DataTree], controls: Sequence[xr.DataTree], settings: Statistics
-) -> pd.DataFrame:
+def comparison_table(attacks: Measured, controls: Measured | None, settings: Statistics) -> pd.DataFrame:
     """Compare successes with failures, and with their matched controls, layer by layer.
 
     A matched control is the same image and colour at a position that does not flip the class.
 
     Parameters
     ----------
-    trees, controls : sequence of DataTree
+    attacks, controls : Measured
         As in `layer_table`.
     settings : Statistics
         Confidence and resamples of the bootstrap over images; 1 − confidence is the false discovery rate.
@@ -100,15 +96,15 @@ def comparison_table(
         Mann and Whitney's test for failures, two-sided; q, by Benjamini and Hochberg over the layers; apart, whether q
         is at most 1 − confidence.
     """
-    success = across(trees, "", "success").astype(bool)
-    ours, failures = measured(trees, success), measured(trees, ~success)
+    ours, failures = attacks.of(attacks.success), attacks.of(~attacks.success)
     compared = [("failure", measure, _unpaired(ours[measure], failures[measure], settings)) for measure in COMPARED]
     if controls:
-        matched, theirs = measured(trees, _matched(trees, controls)), measured(controls)
+        numbers = {key: number for number, key in enumerate(attacks.keys)}
+        matched, theirs = attacks.of([numbers[key] for key in controls.keys]), controls.values
         compared += [
             ("control", measure, _paired(matched[measure] - theirs[measure], settings)) for measure in COMPARED
         ]
-    identity = pd.DataFrame([{key: attributes[key] for key in IDENTITY} for _, attributes in layers_of(trees)])
+    identity = pd.DataFrame([{key: attributes[key] for key in IDENTITY} for attributes in attacks.layers])
     parts = []
     for against, measure, table in compared:
         part = pd.concat([identity, table], axis=1)
@@ -218,16 +214,6 @@ def _cropped(total: Floats, defined: Floats, least: int) -> Floats:
         crop.append(slice(middle - reach, middle + reach + 1))
     cropped: Floats = average[crop[0], crop[1]]
     return cropped
-
-
-def _matched(trees: Sequence[xr.DataTree], controls: Sequence[xr.DataTree]) -> npt.NDArray[np.int64]:
-    """Return the index among the attacks of each control's own."""
-    keys = [
-        zip(*(across(group, "", key).tolist() for key in ("image", "target")), strict=True)
-        for group in (trees, controls)
-    ]
-    indices = {key: index for index, key in enumerate(keys[0])}
-    return np.array([indices[key] for key in keys[1]], dtype=np.int64)
 
 
 def _paired(differences: Floats, settings: Statistics) -> pd.DataFrame:

@@ -1,10 +1,10 @@
 """Tables of success and locality."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-import xarray as xr
 
 from onepix.analysis.locality import (
     distance_profile,
@@ -13,22 +13,24 @@ from onepix.analysis.locality import (
     neighbour_rates,
     random_position_rates,
 )
-from onepix.analysis.maps import positions
+from onepix.analysis.positions import Positions
 from onepix.analysis.spatial import spatial_table
 from onepix.analysis.statistics import bootstrap_mean, named, proportion
 from onepix.config.statistics import Statistics
-from onepix.files.trees import across
+from onepix.files.records import successes
+
+Array = npt.NDArray[Any]
 
 
-def locality_table(records: pd.DataFrame, trees: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFrame:
+def locality_table(records: pd.DataFrame, maps: Positions | None, settings: Statistics) -> pd.DataFrame:
     """Compare the attack with the same change at its neighbours and at random positions, as the paper does.
 
     Parameters
     ----------
     records : DataFrame
         Attack records.
-    trees : sequence of DataTree
-        Position maps of the successes, one tree a chunk.
+    maps : Positions or None
+        Position maps of the successes; None for changes of several pixels.
     settings : Statistics
         Confidence and resamples of the bootstrap over images.
 
@@ -46,55 +48,54 @@ def locality_table(records: pd.DataFrame, trees: Sequence[xr.DataTree], settings
     Vargas and Su (2019), locality analysis.
     """
     attacked = records[records["eligible"]]
-    successes = int(attacked["success"].sum())
+    fallen = len(successes(attacked))
     entries = [("original attack", len(attacked), *proportion(attacked["success"], settings))]
-    if trees:
-        flips, rows, columns = positions(trees)
+    if maps:
         for change, rates in (("neighbours", neighbour_rates), ("random position", random_position_rates)):
-            entries.append((change, successes, *bootstrap_mean(rates(flips, rows, columns), settings)))
-        drawn = drawn_flips(flips, rows, columns, across(trees, "", "image"), settings.seed)
+            entries.append((change, fallen, *bootstrap_mean(rates(maps.flips, maps.rows, maps.columns), settings)))
+        drawn = drawn_flips(maps.flips, maps.rows, maps.columns, maps.image, settings.seed)
         for change, hits in zip(("one neighbour", "one position"), drawn, strict=True):
-            entries.append((change, successes, *proportion(hits, settings)))
+            entries.append((change, fallen, *proportion(hits, settings)))
     return pd.DataFrame(entries, columns=["change", "images", "rate", "low", "high"])
 
 
-def profile_table(trees: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFrame:
+def profile_table(maps: Positions | None, settings: Statistics) -> pd.DataFrame:
     """Tell how the weakness fades with distance: `onepix.analysis.locality.distance_profile` of all position maps.
 
     Parameters
     ----------
-    trees : sequence of DataTree
-        Position maps of the successes, one tree a chunk.
+    maps : Positions or None
+        Position maps of the successes; None for changes of several pixels.
     settings : Statistics
         Confidence and resamples of the bootstrap over images.
     """
-    return distance_profile(*positions(trees), settings)
+    return distance_profile(*_positions(maps), settings)
 
 
-def cluster_table(trees: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFrame:
+def cluster_table(maps: Positions | None, settings: Statistics) -> pd.DataFrame:
     """Test each position map for clusters: `onepix.analysis.spatial.spatial_table` of all position maps.
 
     Parameters
     ----------
-    trees : sequence of DataTree
-        Position maps of the successes, one tree a chunk.
+    maps : Positions or None
+        Position maps of the successes; None for changes of several pixels.
     settings : Statistics
         Permutations of each map.
     """
-    flips, _, _ = positions(trees)
-    ids, margins = (across(trees, "", name) if trees else np.zeros(0) for name in ("image", "margin"))
-    return spatial_table(ids, flips, margins.reshape(flips.shape), settings)
+    if maps is None:
+        return spatial_table([], np.zeros((0, 1, 1), bool), np.zeros((0, 1, 1)), settings)
+    return spatial_table(maps.image, maps.flips, maps.margin, settings)
 
 
-def neighbourhood_table(clusters: pd.DataFrame, trees: Sequence[xr.DataTree], settings: Statistics) -> pd.DataFrame:
+def neighbourhood_table(clusters: pd.DataFrame, maps: Positions | None, settings: Statistics) -> pd.DataFrame:
     """Summarise over images whether the weakness belongs to neighbourhoods.
 
     Parameters
     ----------
     clusters : DataFrame
         Of `cluster_table`.
-    trees : sequence of DataTree
-        Position maps of the successes, one tree a chunk.
+    maps : Positions or None
+        Position maps of the successes; None for changes of several pixels.
     settings : Statistics
         Confidence and resamples of the bootstrap over images.
 
@@ -108,7 +109,7 @@ def neighbourhood_table(clusters: pd.DataFrame, trees: Sequence[xr.DataTree], se
         1 − confidence.
     """
     row: dict[str, float] = {"images": len(clusters)}
-    row |= named("half_distance", half_distance(*positions(trees), settings))
+    row |= named("half_distance", half_distance(*_positions(maps), settings))
     for name in ("moran_flips", "moran_margin"):
         row |= named(name, bootstrap_mean(clusters[name].dropna().to_numpy(), settings))
     tested = clusters.dropna(subset="moran_flips_q")
@@ -116,3 +117,10 @@ def neighbourhood_table(clusters: pd.DataFrame, trees: Sequence[xr.DataTree], se
     for name, column in (("moran_significant", "moran_flips_q"), ("region_significant", "largest_region_q")):
         row[name] = float((tested[column] <= 1 - settings.confidence).mean()) if len(tested) else np.nan
     return pd.DataFrame([row])
+
+
+def _positions(maps: Positions | None) -> tuple[Array, Array, Array]:
+    """Return flips, rows and columns; empty where there are no position maps."""
+    if maps is None:
+        return np.zeros((0, 1, 1), bool), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    return maps.flips, maps.rows, maps.columns

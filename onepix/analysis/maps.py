@@ -3,20 +3,26 @@
 What summarises and draws reads them, so torch and the layers are imported here for their types only.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
-from onepix.files.trees import across
+from onepix.files.manifests import Format, checked_data
+from onepix.files.targets import Key, keys, targets_of
+from onepix.files.trees import across, read_tree
 
 if TYPE_CHECKING:
     from onepix.layers.propagation import LayerMaps
     from onepix.layers.receptive_field import ReceptiveField
 
 Floats = npt.NDArray[np.float64]
+MAPS = Format("propagation maps", 1)
 
 
 COMPARED = ("share_of_peak", "reach", "reach_1pct", "distance", "spread", "energy")
@@ -27,42 +33,93 @@ def layers_of(trees: Sequence[xr.DataTree]) -> list[tuple[str, dict[Any, Any]]]:
     return [(name, node.attrs) for name, node in trees[0].children.items() if "layer" in node.attrs]
 
 
-def measured(
-    trees: Sequence[xr.DataTree], chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64] | None = None
-) -> dict[str, Floats]:
-    """Return what was measured on images in each layer.
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured on N changes in L layers.
 
-    Parameters
+    Attributes
     ----------
-    trees : sequence of DataTree
-        Propagation maps, one tree a chunk.
-    chosen : ndarray, optional
-        bool or int, (images,): which images, as an index; default: all.
-
-    Returns
-    -------
-    dict of str to ndarray
-        float64, shape (images, layers) each, NaN where a measure is not defined: those of
-        `onepix.analysis.maps.measures`, and changed (whether the layer changes at all), share_of_peak (delta_peak /
-        clean_peak) and energy (decibels: delta_energy over clean_energy).
+    layers : list of dict
+        Attributes of each layer, in network order.
+    keys : list of Key
+        Image id and target of each change.
+    success : ndarray
+        bool, shape (N,): of attacks, whether they reached their goal; of matched controls, False.
+    values : dict of str to ndarray
+        float64, shape (N, L) each, NaN where a measure is not defined: those of `measures`, and changed (whether the
+        layer changes at all), share_of_peak (delta_peak / clean_peak) and energy (decibels: delta_energy over
+        clean_energy).
     """
+
+    layers: list[dict[Any, Any]]
+    keys: list[Key]
+    success: npt.NDArray[np.bool_]
+    values: dict[str, Floats]
+
+    def of(self, chosen: npt.NDArray[np.bool_] | Sequence[int]) -> dict[str, Floats]:
+        """Return the values of some of the changes, by a mask or by their numbers."""
+        index = np.asarray(chosen, dtype=bool if np.asarray(chosen).dtype == bool else np.int64)
+        return {name: values[index] for name, values in self.values.items()}
+
+
+def read_maps(manifests: Iterable[Path]) -> list[xr.DataTree]:
+    """Open the propagation maps of chunks lazily, one tree per chunk; errors as in `checked_data`."""
+    return [read_tree(checked_data(manifest, MAPS)) for manifest in manifests]
+
+
+def measured(trees: Sequence[xr.DataTree]) -> Measured | None:
+    """Read what was measured on the changes of several chunks, once; None without any chunk."""
+    if not trees:
+        return None
     stored = ("clean_peak", "delta_peak", "clean_energy", "delta_energy", *COMPARED[1:-1], "outside_cone")
-    index = slice(None) if chosen is None else chosen
-    values = {key: across(trees, "measures", key).T[index].astype(np.float64) for key in stored}
+    values = {key: across(trees, "measures", key).T.astype(np.float64) for key in stored}
     with np.errstate(divide="ignore", invalid="ignore"):
         share_of_peak = values["delta_peak"] / values["clean_peak"]
         energy = 10 * np.log10(values["delta_energy"] / values["clean_energy"])
-    return values | {
-        "changed": values["delta_peak"] > 0,
+    values |= {
+        "changed": (values["delta_peak"] > 0).astype(np.float64),
         "share_of_peak": np.where(values["clean_peak"] > 0, share_of_peak, np.nan),
         "energy": np.where(np.isfinite(energy), energy, np.nan),
     }
+    changes = keys_of_trees(trees)
+    reached = "success" in trees[0].to_dataset()
+    success = across(trees, "", "success").astype(bool) if reached else np.zeros(len(changes), bool)
+    return Measured([attributes for _, attributes in layers_of(trees)], changes, success, values)
+
+
+def keys_of_trees(trees: Sequence[xr.DataTree]) -> list[Key]:
+    """Return image id and target of each change, of one chunk after the other."""
+    return keys(*(across(trees, "", name).tolist() for name in ("image", "target")))
 
 
 def clean_peaks(tree: xr.DataTree, layer: str) -> Floats:
     """Return the maximum of each image's original feature map in a layer."""
     peaks: Floats = tree["measures"].to_dataset()["clean_peak"].sel(layer=layer).values.astype(np.float64)
     return peaks
+
+
+def maps_of_change(trees: Sequence[xr.DataTree], key: Key) -> dict[str, Floats]:
+    """Return the propagation map (PM_max) of one change in each layer, in units of the clean peak; 0 where that is 0.
+
+    Parameters
+    ----------
+    trees : sequence of DataTree
+        Propagation maps, one tree per chunk.
+    key : Key
+        Image id and target of the change.
+
+    Returns
+    -------
+    dict
+        Layer name to float array (y, x).
+    """
+    tree, index = next((tree, known.index(key)) for tree in trees if key in (known := keys_of_trees([tree])))
+    maps = {}
+    for name, attributes in layers_of([tree]):
+        largest = tree[name].to_dataset()["max"][index].values
+        peak = clean_peaks(tree, attributes["layer"])[index]
+        maps[attributes["layer"]] = largest / peak if peak > 0 else np.zeros(largest.shape)
+    return maps
 
 
 SLIGHT = 0.01  # share of the clean peak above which a position counts for `reach_1pct`
@@ -162,6 +219,39 @@ def _cones(
     return cones
 
 
+def said_of_attacks(attacked: pd.DataFrame) -> xr.Dataset:
+    """Return what is stored of each attack beside its maps, given the records of all that were made."""
+    pixels = {axis: [list(changed) for changed in attacked[f"{axis}s"]] for axis in ("row", "column")}
+    shape = (len(attacked), -1 if len(attacked) else 1)
+    return xr.Dataset(
+        {
+            "success": ("image", attacked["success"].to_numpy(bool)),
+            "label": ("image", attacked["label"].to_numpy(np.int64)),
+            "target": ("image", targets_of(attacked)),
+            "adversarial_class": ("image", attacked["adversarial_class"].to_numpy(np.int64)),
+            **{axis: (("image", "pixel"), np.array(found, np.int64).reshape(shape)) for axis, found in pixels.items()},
+        },
+        coords={"image": attacked["image_id"].to_numpy(np.int64)},
+    )
+
+
+def said_of_controls(
+    ids: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+) -> xr.Dataset:
+    """Return what is stored of each matched control beside its maps; all int64, shape (N,)."""
+    return xr.Dataset(
+        {
+            "target": ("image", targets),
+            "row": (("image", "pixel"), rows[:, None]),
+            "column": (("image", "pixel"), columns[:, None]),
+        },
+        coords={"image": ids},
+    )
+
+
 def maps_tree(
     layers: "Sequence[LayerMaps]", fields: "Mapping[str, ReceptiveField | None]", root: xr.Dataset
 ) -> xr.DataTree:
@@ -192,14 +282,3 @@ def _group(depth: int, layer: "LayerMaps", field: "ReceptiveField | None") -> xr
     }
     maps = {"max": layer.maximum, "mean": layer.mean}
     return xr.Dataset({name: (("image", "y", "x"), values.numpy()) for name, values in maps.items()}, attrs=attributes)
-
-
-Array = npt.NDArray[Any]
-
-
-def positions(trees: Sequence[xr.DataTree]) -> tuple[Array, Array, Array]:
-    """Return flips, rows and columns of all position maps; empty without trees."""
-    if not trees:
-        return np.zeros((0, 1, 1), bool), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    flips, rows, columns = (across(trees, "", name) for name in ("flips", "row", "column"))
-    return flips, rows, columns

@@ -5,6 +5,7 @@ import pandas as pd
 
 from onepix.analysis.statistics import named, proportion
 from onepix.config.statistics import Statistics
+from onepix.files.records import successes
 
 
 def success_table(records: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
@@ -35,13 +36,13 @@ def success_table(records: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
         "correct": correct,
         "accuracy": correct / records["image_id"].nunique(),
         "attacks": len(attacked),
-        "successes": int(attacked["success"].sum()),
+        "successes": len(successes(attacked)),
         **named("success_rate", proportion(attacked["success"], settings)),
         **named("class_flip_rate", proportion(by_image["flipped"].any(), settings)),
         **named("any_target_rate", proportion(by_image["success"].any() if targeted else np.zeros(0, bool), settings)),
         "queries_total": int(attacked["queries"].sum()),
         "queries_median": _median(attacked["queries"]),
-        "queries_to_success_median": _median(attacked.loc[attacked["success"].astype(bool), "queries_to_success"]),
+        "queries_to_success_median": _median(successes(attacked)["queries_to_success"]),
     }
     return pd.DataFrame([row])
 

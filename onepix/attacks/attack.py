@@ -14,15 +14,15 @@ from torch import Tensor
 
 from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
-from onepix.attacks.journal import Journal, Key
+from onepix.attacks.journal import Journal
 from onepix.attacks.random_search import RandomDraws
 from onepix.attacks.scan import ScanMaps, Scanning, most_candidates
 from onepix.attacks.search import Method, Outcome, Task, begin, run_search
 from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomSearch
-from onepix.config.base import UNTARGETED
 from onepix.config.engine import Engine
 from onepix.engine.evaluator import Evaluator
 from onepix.errors import OnepixError
+from onepix.files.targets import UNTARGETED, Key, keys
 from onepix.images import ImageSet
 from onepix.networks.classifier import Classifier
 from onepix.progress import progress_bar
@@ -103,7 +103,7 @@ def attack_images(
     maps = method.maps if isinstance(method, Scanning) and keep_maps else None
     outcome = begin(task)
     fields = outcome.fields() | (maps.fields() if maps else {})
-    todo, finish = _resumed(journal, evaluator, list(zip(ids, task.goal.targets.tolist(), strict=True)), fields)
+    todo, finish = _resumed(journal, evaluator, keys(ids, task.goal.targets.tolist()), fields)
     with _progress(outcome, len(todo), most, description) as report:
         run_search(task, method, most, report, (outcome, todo), finish)
     after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
@@ -169,7 +169,7 @@ def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
     settings = task.settings
     height, width, channels = task.pictures.shape[1:]
     shape, device = (height, width, channels), task.pictures.device
-    streams = [_stream(settings.seed, *key) for key in zip(ids, task.goal.targets.tolist(), strict=True)]
+    streams = [_stream(settings.seed, *key) for key in keys(ids, task.goal.targets.tolist())]
     most = budget(settings, shape)
     if isinstance(settings, DifferentialEvolution):
         return Evolution(settings, streams, shape, device), most

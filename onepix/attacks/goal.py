@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from onepix.config.attacks import AttackSettings, PixelSearch
-from onepix.config.base import UNTARGETED
 from onepix.engine.evaluator import logit_margin
+from onepix.files.targets import UNTARGETED, reached
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Goal:
         """Return whether classes that were seen, int64, shape (N, …), are ones that are wanted: bool, same shape."""
         shape = (-1, *(1 for _ in classes.shape[1:]))
         labels, targets = self.labels.reshape(shape), self.targets.reshape(shape)
-        return torch.where(targets == UNTARGETED, classes != labels, classes == targets)
+        return reached(classes, labels, targets)
 
     def margin(self, logits: Tensor, settings: AttackSettings | None = None) -> Tensor:
         """Return how far each candidate is from its goal in logits, (N,): negative where it is reached.

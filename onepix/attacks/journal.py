@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onepix.config.base import UNTARGETED
 from onepix.config.reading import canonical
 from onepix.files.atomic import remove_leftovers, replacing
+from onepix.files.targets import UNTARGETED, Key
 
 DIGEST = hashlib.sha256().digest_size
-
-Key = tuple[int, int]  # image id and target
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 import torch.nn.functional as F
-import xarray as xr
 from PIL import Image
 from torch import Tensor
 
 from onepix.attacks.refine import ROUNDS, Descent
 from onepix.config.attacks import Scan
-from onepix.config.base import UNTARGETED
 from onepix.errors import OnepixError
 from onepix.pixels import Perturbation
 
@@ -42,6 +39,12 @@ class ScanMaps:
     colours: npt.NDArray[np.uint8]
     margins: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int16]
+
+    @property
+    def evaluated(self) -> npt.NDArray[np.bool_]:
+        """Which candidates have been evaluated: shape (B, K, H, W)."""
+        evaluated: npt.NDArray[np.bool_] = self.classes != NOT_EVALUATED
+        return evaluated
 
     def fields(self) -> dict[str, Tensor]:
         """Return what is found out, by name; not copied, and an attack's lies at its number."""
@@ -200,41 +203,6 @@ def colour_count(settings: Scan, channels: int) -> int:
 def _refined(settings: Scan, positions: int, channels: int) -> int:
     """Return at how many positions a scan is refined."""
     return min(settings.refine, positions, ROUND_SIZE // (2 * channels))
-
-
-def as_dataset(maps: ScanMaps, records: pd.DataFrame) -> xr.Dataset:
-    """Return position maps with their coordinates.
-
-    Parameters
-    ----------
-    maps : ScanMaps
-        Of a scan.
-    records : DataFrame
-        Its records.
-
-    Returns
-    -------
-    Dataset
-        For each eligible record `flips` (bool: the goal is reached), `margin` and `seen_class`, dims (image, colour, y,
-        x); `colours`, dims (image, colour, channel); `label` and `target` (−1: untargeted). `image` holds the ids.
-    """
-    attacked = records[records["eligible"]]
-    labels = attacked["label"].to_numpy(np.int64)
-    targets = attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)
-    wanted, true = targets[:, None, None, None], labels[:, None, None, None]
-    reached = np.where(wanted < 0, maps.classes != true, maps.classes == wanted) & (maps.classes != NOT_EVALUATED)
-    dimensions = ("image", "colour", "y", "x")
-    return xr.Dataset(
-        {
-            "flips": (dimensions, reached),
-            "margin": (dimensions, maps.margins),
-            "seen_class": (dimensions, maps.classes),
-            "colours": (("image", "colour", "channel"), maps.colours),
-            "label": ("image", labels),
-            "target": ("image", targets),
-        },
-        coords={"image": attacked["image_id"].to_numpy(np.int64)},
-    )
 
 
 def colour_sets(settings: Scan, pictures: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

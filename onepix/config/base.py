@@ -68,13 +68,13 @@ Folder = Annotated[Text, AfterValidator(_usable_folder)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
+MOST_IDS = 1_000_000  # ids are below, so that chunks' names have six digits; and a range cannot take all memory
+
+
 Proportion = Annotated[float, Field(gt=0, lt=1)]
 
 
 T = TypeVar("T")
-
-
-UNTARGETED = -1  # in place of a target, where numbers cannot be missing
 
 
 def in_order(values: tuple[T, ...]) -> tuple[T, ...]:

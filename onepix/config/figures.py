@@ -6,8 +6,7 @@ from pydantic import (
     Field,
 )
 
-from onepix.config.base import Settings, Text, Unordered
-from onepix.config.selection import MOST_IDS
+from onepix.config.base import MOST_IDS, Settings, Text, Unordered
 
 
 class Figures(Settings):

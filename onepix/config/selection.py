@@ -8,12 +8,9 @@ from pydantic import (
     model_validator,
 )
 
-from onepix.config.base import PathText, Seed, Settings
+from onepix.config.base import MOST_IDS, PathText, Seed, Settings
 
 RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
-
-
-MOST_IDS = 1_000_000  # ids are below, so that chunks' names have six digits; and a range cannot take all memory
 
 
 class Selection(Settings):

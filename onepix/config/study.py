@@ -23,21 +23,8 @@ from onepix.config.reading import validated
 from onepix.config.selection import Selection, as_ranges, parse_ids
 from onepix.config.statistics import Statistics
 from onepix.errors import OnepixError
+from onepix.files.layout import TAKEN, Layout
 from onepix.names import nearest
-
-TAKEN = {  # in the folder of results, and in those of its datasets and networks
-    "datasets": {
-        "configuration.html",
-        "configuration.yaml",
-        "charts",
-        "provenance.csv",
-        "provenance.html",
-        "sharing",
-        "sharing_figures",
-        "tables",
-    },
-    "attacks": {f"receptive_fields.{ending}" for ending in ("csv", "json", "zarr")},
-}
 
 
 class Run(Settings):
@@ -78,6 +65,11 @@ class Config(Settings):
     )
     data: Folder = Field("data", description="Folder of fetched images and networks.")
     results: Folder = Field("results", description="Folder of everything that is computed.")
+
+    @property
+    def layout(self) -> Layout:
+        """Where everything of the study lies."""
+        return Layout(Path(self.data), Path(self.results))
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "Config":

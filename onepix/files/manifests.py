@@ -1,5 +1,6 @@
 """Files in and out: written under a temporary name, renamed when whole, checked when read."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -14,7 +15,9 @@ from typing import Any
 import onepix
 from onepix.errors import OnepixError
 from onepix.files.atomic import files_in, replacing
+from onepix.files.closure import closure
 
+FIRST = 1  # version of what was written before manifests stated one
 LIBRARIES = ("torch", "numpy", "zarr", "xarray", "pyarrow")
 
 
@@ -26,14 +29,36 @@ def digest(path: Path) -> str:
     return _names_and_contents(path, files_in(path))
 
 
-@functools.cache
-def source_digest() -> str:
-    """Return the SHA-256 of the library's modules, names and contents: a version does not tell which code ran."""
-    folder = Path(onepix.__file__).parent
-    return _names_and_contents(folder, sorted(folder.rglob("*.py")))
+def source_digest(module: str) -> str:
+    """Return the SHA-256 of what a module depends on, names and contents: a version does not tell which code ran."""
+    return _names_and_contents(Path(onepix.__file__).parent, closure(module))
 
 
-def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], **facts: Any) -> None:
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How data are laid out; the module that writes and reads them says it.
+
+    Attributes
+    ----------
+    name : str
+        What they are, in the plural, as messages put it.
+    version : int
+        Another one where data that were written before cannot be read as those written now.
+    """
+
+    name: str
+    version: int
+
+
+def described(data: Path, layout: Format | None = None) -> dict[str, Any]:
+    """Return what a manifest says of data: name, digest, and how they are laid out."""
+    stated = {"format": layout.name, "version": layout.version} if layout else {}
+    return {"data": data.name, "sha256": digest(data), **stated}
+
+
+def write_manifest(
+    path: Path, data: Path, settings: Mapping[str, Any], module: str, layout: Format | None = None, **facts: Any
+) -> None:
     """Write the JSON that says a chunk's data are whole; the data must lie beside it already.
 
     Parameters
@@ -43,16 +68,19 @@ def write_manifest(path: Path, data: Path, settings: Mapping[str, Any], **facts:
     data : Path
         A file or folder in the same folder.
     settings : mapping
-        What made the data.
+        What the job was told.
+    module : str
+        The job's: its digest, and that of all that it imports, tells which code made the data.
+    layout : Format, optional
+        Of the data.
     **facts
         Anything else worth knowing: image ids, device, digests of inputs.
     """
     manifest = {
-        "data": data.name,
-        "sha256": digest(data),
+        **described(data, layout),
         "settings": settings,
         **facts,
-        "source": source_digest(),
+        "source": source_digest(module),
         "versions": dict(versions()),
     }
     with replacing(path) as temporary:
@@ -77,17 +105,37 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def checked_data(manifest_path: Path, part: str | None = None) -> Path:
-    """Return the path of a manifest's data, or of a further part of them, after comparing their digest.
+def is_current(manifest: Mapping[str, Any], layout: Format) -> bool:
+    """Tell whether data are of the version of a format that is read now, by what their manifest says of them."""
+    return bool(manifest.get("version", FIRST) == layout.version)
+
+
+def checked_data(manifest_path: Path, layout: Format | None = None, part: str | None = None) -> Path:
+    """Return the path of a manifest's data, or of a further part of them, after comparing version and digest.
+
+    Parameters
+    ----------
+    manifest_path : Path
+        Of the manifest.
+    layout : Format, optional
+        What the data are read as; default: of no version.
+    part : str, optional
+        A key of the manifest under which it describes further data.
 
     Raises
     ------
     OnepixError
-        If the data are missing, truncated or altered.
+        If the data are missing, truncated, altered or of another version.
     """
     manifest = read_manifest(manifest_path)
     if part is not None:
         manifest = manifest[part]
+    if layout and not is_current(manifest, layout):
+        found = manifest.get("version", FIRST)
+        raise OnepixError(
+            f"{manifest_path}: {layout.name} of version {found}, expected version {layout.version}; "
+            f"snakemake --force {manifest_path} makes them anew"
+        )
     data: Path = manifest_path.parent / manifest["data"]
     mend = f"delete {manifest_path} and run the workflow again to remake them"
     if not data.exists():

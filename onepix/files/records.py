@@ -1,6 +1,6 @@
-"""The attack record: one row an image and target, read and written as Parquet."""
+"""The attack record: one row per image and target, read and written as Parquet."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 
 from onepix.errors import OnepixError
 from onepix.files.atomic import replacing
+from onepix.files.manifests import Format, checked_data
 
+RECORDS = Format("attack records", 1)
 PIXELS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     [
@@ -60,15 +62,25 @@ def read_records(paths: Sequence[Path]) -> pd.DataFrame:
     return records.sort_values(["image_id", "target"], ignore_index=True)
 
 
+def stored_records(manifests: Iterable[Path]) -> pd.DataFrame:
+    """Read the attack records of chunks by their manifests, as `read_records` does; errors as in `checked_data`."""
+    return read_records([checked_data(manifest, RECORDS) for manifest in manifests])
+
+
+def successes(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the records of attacks that reached their goal; of images that were not attacked, success is null."""
+    return records[records["success"].fillna(False).astype(bool)]
+
+
 def one_pixel_successes(records: pd.DataFrame, where: Path, purpose: str) -> pd.DataFrame:
-    """Return the records of attacks that reached their goal; of images that were not attacked, success is null.
+    """Return the records of attacks that reached their goal by one pixel.
 
     Raises
     ------
     OnepixError
         If one of them changed several pixels; the line starts with `where` and ends with the `purpose`.
     """
-    found = records[records["success"].fillna(False).astype(bool)]
+    found = successes(records)
     if (found["rows"].str.len() > 1).any():
         raise OnepixError(f"{where}: several pixels were changed; {purpose} one-pixel attacks")
     return found

@@ -1,21 +1,24 @@
 """Attack one chunk of images."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import xarray as xr
 
+from onepix.analysis.positions import PART, SCAN, scan_maps
 from onepix.attacks.attack import attack_images
 from onepix.attacks.journal import Journal
-from onepix.attacks.scan import as_dataset
 from onepix.config.attacks import AttackSettings, Scan
 from onepix.config.base import Settings
 from onepix.config.engine import Engine
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import claimed_device, keep_memory
-from onepix.files.manifests import checked_data, digest, source_digest, versions, write_manifest
-from onepix.files.records import write_records
+from onepix.files.layout import journal_of, name_of
+from onepix.files.manifests import checked_data, described, source_digest, versions, write_manifest
+from onepix.files.records import RECORDS, write_records
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
 from onepix.networks.weights import load_network_file
 
 
@@ -30,7 +33,7 @@ class AttackJob(Settings):
 def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output) -> None:
     """Write the attack records of a chunk as Parquet, a scan's position maps as zarr, and their manifest `output`.
 
-    Attacks that get done are kept in `journal` beside the folder of `output`, until the manifest is written.
+    Attacks that get done are kept in the run's journal until the manifest is written.
     """
     job = read_settings(AttackJob, settings)
     keep_memory()
@@ -42,17 +45,19 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output
     description = f"attack {name_of(network)} {output.stem}"
     scans = isinstance(job.attack, Scan)
     attacked = attack_images(classifier, images, job.attack, job.engine, description, keep_maps=scans, journal=journal)
-    data, facts = output.with_suffix(".parquet"), {}
+    data = output.with_suffix(".parquet")
+    facts: dict[str, Any] = {}
     if attacked.maps is not None:
         maps = output.with_suffix(".zarr")
-        write_tree(xr.DataTree(as_dataset(attacked.maps, attacked.records)), maps)
-        facts["position_maps"] = {"data": maps.name, "sha256": digest(maps)}
+        write_tree(xr.DataTree(scan_maps(attacked.maps, attacked.records)), maps)
+        facts[PART] = described(maps, SCAN)
     write_records(attacked.records, data)
-    write_manifest(output, data, job.model_dump(mode="json"), evaluation=attacked.evaluation, **facts, **origin)
+    facts["evaluation"] = attacked.evaluation
+    write_manifest(output, data, job.model_dump(mode="json"), __name__, RECORDS, **facts, **origin)
     journal.remove(job.image_ids)
 
 
 def _journal(job: AttackJob, output: Path, origin: dict[str, object]) -> Journal:
     """Return the run's journal; beyond what the manifest says, the kind of CPU may decide how a sum is rounded."""
-    whole = {"attack": job.attack, "engine": job.engine, **origin, "source": source_digest(), "versions": versions()}
-    return Journal(output.parent.parent / "journal", {**whole, "cpu": dict(torch.cpu.get_capabilities())})
+    code = {"source": source_digest(__name__), "versions": versions(), "cpu": dict(torch.cpu.get_capabilities())}
+    return Journal(journal_of(output), {"attack": job.attack, "engine": job.engine, **origin, **code})

@@ -21,5 +21,5 @@ def run(settings: JsonText, output: Output) -> None:
     job = read_settings(Cifar10Job, settings)
     folder = output.with_suffix("")
     source = fetch_cifar10(folder, job.existing)
-    write_manifest(output, folder, {}, source=source)
+    write_manifest(output, folder, {}, __name__, source=source)
     typer.echo(f"CIFAR-10 from {source}: six files in {folder}, all as published")

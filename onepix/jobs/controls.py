@@ -1,12 +1,12 @@
 """Follow the matched controls of one chunk's successes through every layer."""
 
 import numpy as np
-import xarray as xr
 
 from onepix.analysis.draws import drawn_controls
-from onepix.files.manifests import checked_data
-from onepix.files.trees import read_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, read_images, read_settings
+from onepix.analysis.maps import said_of_controls
+from onepix.analysis.positions import read_positions
+from onepix.datasets.arrays import read_images
+from onepix.jobs.inputs import JsonText, Manifest, Output, read_settings
 from onepix.jobs.propagation import PropagationJob, follow
 
 
@@ -23,17 +23,12 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, locality: Mani
     """
     job = read_settings(ControlsJob, settings)
     images = read_images(dataset)
-    successes = read_tree(checked_data(locality)).to_dataset().load()
-    rows, columns = drawn_controls(successes["flips"].values, successes["image"].values, job.seed)
+    successes = read_positions([locality])
+    assert successes is not None
+    rows, columns = drawn_controls(successes.flips, successes.image, job.seed)
     exists = rows >= 0
-    colours, chosen = successes["colour"].values[exists], successes.isel(image=exists)
-    root = xr.Dataset(
-        {
-            "target": chosen["target"],
-            "row": (("image", "pixel"), rows[exists, None]),
-            "column": (("image", "pixel"), columns[exists, None]),
-        }
-    )
-    changed = images.images[images.indices(root["image"].values)].copy()
-    changed[np.arange(len(changed)), rows[exists], columns[exists]] = colours
+    ids = successes.image[exists]
+    root = said_of_controls(ids, successes.target[exists], rows[exists], columns[exists])
+    changed = images.images[images.indices(ids)].copy()
+    changed[np.arange(len(changed)), rows[exists], columns[exists]] = successes.colours[exists]
     follow(job, images, changed, root, output, dataset=dataset, network=network, locality=locality)

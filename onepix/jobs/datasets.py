@@ -27,6 +27,7 @@ def run(settings: JsonText, output: Output, cifar10: Fetched = None) -> None:
         output,
         data,
         job.model_dump(mode="json"),
+        __name__,
         images=len(images.ids),
         shape=images.images.shape[1:],
         class_names=images.class_names,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import typer
@@ -12,22 +11,23 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from onepix.analysis.depth import aligned_maps, average_maps
-from onepix.analysis.maps import clean_peaks, layers_of
-from onepix.config.base import UNTARGETED, Settings
+from onepix.analysis.maps import maps_of_change, read_maps
+from onepix.analysis.positions import Positions, read_positions
+from onepix.config.base import Settings
 from onepix.config.figures import Figures
-from onepix.errors import OnepixError
+from onepix.datasets.arrays import read_images
 from onepix.figures.comparison import comparison
 from onepix.figures.depth import growth
 from onepix.figures.locality import PositionMap, position_maps
 from onepix.figures.maps import LayerMap, aligned, average, strip
 from onepix.figures.style import message_figure, paper_style, save
-from onepix.files.manifests import checked_data
+from onepix.files.layout import by_stage
 from onepix.files.records import attacked_images, read_records
 from onepix.files.tables import read_csv
-from onepix.files.trees import read_tree
+from onepix.files.targets import keys, keys_of
 from onepix.images import ImageSet
-from onepix.jobs.inputs import Files, JsonText, Manifest, Output, by_stage, read_images, read_settings
-from onepix.names import fits, nearest
+from onepix.jobs.inputs import Files, JsonText, Manifest, Output, read_settings
+from onepix.names import chosen
 
 Records = Annotated[Path, typer.Option(help="The Parquet file of all records; tables lie beside it.")]
 
@@ -59,9 +59,7 @@ def run(settings: JsonText, dataset: Manifest, records: Records, manifests: File
     seen = int(found[["clean_class", "adversarial_class"]].max().max()) + 1
     images = images.with_classes(max(seen, len(images.class_names)))
     stages = by_stage(manifests)
-    trees, positions = (
-        [read_tree(checked_data(manifest)) for manifest in stages[stage]] for stage in ("propagation", "locality")
-    )
+    trees, positions = read_maps(stages["propagation"]), read_positions(stages["locality"], job.figures.position_maps)
     figures: dict[str, Callable[[], Figure]] = {
         f"strip_{wanted}": lambda wanted=wanted: _strip(job, wanted, images, attacked, trees)  # type: ignore[misc]
         for wanted in map(str, job.figures.strips)
@@ -82,25 +80,25 @@ def _strip(
 ) -> Figure:
     """Draw one image's strip: the first success, the first failure, or the image with an id."""
     if wanted in ("success", "failure"):
-        chosen = attacked[attacked["success"] == (wanted == "success")]
+        found = attacked[attacked["success"] == (wanted == "success")]
     else:
-        chosen = attacked[attacked["image_id"] == int(wanted)]
-    if chosen.empty:
+        found = attacked[attacked["image_id"] == int(wanted)]
+    if found.empty:
         what = {"success": "No attack succeeded", "failure": "No attack failed"}.get(wanted)
         return message_figure(
             f"{what} among the {len(attacked)} attacked images."
             if what
             else f"Image {wanted} was not attacked: the network does not classify it correctly."
         )
-    record = chosen.iloc[[0]]
-    row = record.iloc[0]
+    record = found.iloc[[0]]
+    row, (key,) = record.iloc[0], keys_of(record)
     original = images.select([int(row["image_id"])]).images
     names = images.class_names
     return strip(
         original[0],
         attacked_images(original, record)[0],
         list(zip(row["rows"], row["columns"], strict=True)),
-        _layers(job, _maps_of(trees, row)),
+        _layers(job, maps_of_change(trees, key)),
         f"{job.title}: image {row['image_id']}{_aim(row, names)}",
         f"{names[row['clean_class']]} {row['clean_confidence']:.0%}",
         f"{names[row['adversarial_class']]} {row['adversarial_confidence']:.0%}",
@@ -111,29 +109,6 @@ def _strip(
 def _aim(row: pd.Series, names: Sequence[str]) -> str:
     """Return what a title says of a targeted attack's target."""
     return "" if pd.isna(row["target"]) else f", towards {names[row['target']]}"
-
-
-def _maps_of(trees: Sequence[xr.DataTree], row: pd.Series) -> dict[str, npt.NDArray[Any]]:
-    """Return a record's propagation map of each layer in units of the clean peak; 0 where that peak is 0."""
-    key = _key(row)
-    tree, index = next((tree, keys.index(key)) for tree in trees if key in (keys := _keys(tree)))
-    maps = {}
-    for name, attributes in layers_of([tree]):
-        largest = tree[name].to_dataset()["max"][index].values
-        peak = clean_peaks(tree, attributes["layer"])[index]
-        maps[attributes["layer"]] = largest / peak if peak > 0 else np.zeros(largest.shape)
-    return maps
-
-
-def _key(record: pd.Series) -> tuple[int, int]:
-    """Return the image id and target of a record."""
-    return int(record["image_id"]), UNTARGETED if pd.isna(record["target"]) else int(record["target"])
-
-
-def _keys(tree: xr.DataTree) -> list[tuple[int, int]]:
-    """Return the image id and target of each entry of a tree."""
-    root = tree.to_dataset()
-    return list(zip(root["image"].values.tolist(), root["target"].values.tolist(), strict=True))
 
 
 def _average(job: FiguresJob, attacked: int, trees: Sequence[xr.DataTree]) -> Figure:
@@ -154,35 +129,22 @@ def _aligned(job: FiguresJob, attacked: pd.DataFrame, trees: Sequence[xr.DataTre
 
 
 def _layers(job: FiguresJob, maps: dict[str, npt.NDArray[Any]]) -> list[LayerMap]:
-    patterns = job.figures.strip_layers
-    chosen = [name for name in maps if fits(name, patterns)]
-    if not chosen:
-        raise OnepixError(
-            f"figures.strip_layers: {', '.join(patterns)} fits no stored layer of {job.network}; "
-            f"{nearest(patterns[0], maps)}"
-        )
-    return [LayerMap(name, maps[name]) for name in chosen]
+    wanted = chosen(maps, job.figures.strip_layers, "figures.strip_layers", f"stored layer of {job.network}")
+    return [LayerMap(name, maps[name]) for name in wanted]
 
 
-def _position_maps(job: FiguresJob, images: ImageSet, attacked: pd.DataFrame, trees: Sequence[xr.DataTree]) -> Figure:
-    if not trees:
+def _position_maps(job: FiguresJob, images: ImageSet, attacked: pd.DataFrame, maps: Positions | None) -> Figure:
+    if maps is None:
         return message_figure("Position maps are made of one-pixel attacks; here, several pixels were changed.")
-    by_key = {_key(record): record for _, record in attacked.iterrows()}
-    names, entries = images.class_names, []
-    for tree in trees:
-        for index, key in enumerate(_keys(tree)[: job.figures.position_maps]):
-            record, maps = by_key[key], tree.to_dataset().isel(image=index)
-            entries.append(
-                PositionMap(
-                    images.select([key[0]]).images[0],
-                    f"{names[record['label']]}\n→ {names[record['adversarial_class']]}",
-                    int(maps["row"]),
-                    int(maps["column"]),
-                    maps["flips"].values,
-                    maps["margin"].values,
-                )
-            )
-    if not entries:
+    by_key = dict(zip(keys_of(attacked), attacked.to_dict("records"), strict=True))
+    shown = keys(maps.image, maps.target)[: job.figures.position_maps]
+    if not shown:
         return message_figure(f"No attack succeeded among the {len(attacked)} attacked images.")
-    targeted = bool(attacked["target"].notna().any())
-    return position_maps(entries[: job.figures.position_maps], job.title, targeted)
+    names, entries = images.class_names, []
+    for index, key in enumerate(shown):
+        record = by_key[key]
+        title = f"{names[record['label']]}\n→ {names[record['adversarial_class']]}"
+        where = int(maps.rows[index]), int(maps.columns[index])
+        picture = images.select([key[0]]).images[0]
+        entries.append(PositionMap(picture, title, *where, maps.flips[index], maps.margin[index]))
+    return position_maps(entries, job.title, bool(attacked["target"].notna().any()))

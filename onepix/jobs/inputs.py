@@ -3,8 +3,7 @@
 import json
 import platform
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,8 +12,7 @@ import typer
 from onepix.config.base import Settings
 from onepix.config.reading import validated
 from onepix.errors import OnepixError
-from onepix.files.manifests import checked_data, read_manifest
-from onepix.images import ImageSet
+from onepix.files.manifests import read_manifest
 
 S = TypeVar("S", bound=Settings)
 # The options of jobs, as `python -m onepix.jobs RULE` takes them.
@@ -36,29 +34,9 @@ def read_settings(model: type[S], text: str) -> S:
     return validated(model, values, "--settings")
 
 
-def read_images(manifest: Path) -> ImageSet:
-    """Read a fetched dataset."""
-    from onepix.datasets.arrays import load_arrays
-
-    return load_arrays(checked_data(manifest))
-
-
 def cifar10_folder(path: Path) -> Path:
     """Return the folder with CIFAR-10, given itself or the manifest beside it."""
     return path.parent / read_manifest(path)["data"] if path.suffix == ".json" else path
-
-
-def name_of(manifest: Path) -> str:
-    """Return the name of the dataset or network whose manifest this is: its folder's."""
-    return manifest.parent.name
-
-
-def by_stage(manifests: Iterable[Path]) -> Mapping[str, list[Path]]:
-    """Return manifests of chunks by their stage, which is their folder's name; none of a stage that is missing."""
-    stages = defaultdict(list)
-    for manifest in manifests:
-        stages[manifest.parent.name].append(manifest)
-    return stages
 
 
 def provenance(device: str, **inputs: Path) -> Mapping[str, Any]:

@@ -4,8 +4,9 @@ import typer
 
 from onepix.config.base import Settings
 from onepix.config.networks import Network
+from onepix.files.layout import name_of
 from onepix.files.manifests import write_manifest
-from onepix.jobs.inputs import Fetched, JsonText, Output, name_of, read_settings
+from onepix.jobs.inputs import Fetched, JsonText, Output, read_settings
 from onepix.networks.sources import find, load_classifier
 from onepix.networks.weights import read_metadata, save_classifier
 
@@ -31,6 +32,6 @@ def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
     }
     data = output.parent / "weights.safetensors"
     save_classifier(classifier, data, metadata)
-    write_manifest(output, data, job.model_dump(mode="json"), metadata=read_metadata(data))
+    write_manifest(output, data, job.model_dump(mode="json"), __name__, metadata=read_metadata(data))
     verified = f" (verified {source.verified})" if source.sha256 else ""
     typer.echo(f"weights of {name_of(output)}: {source.origin}{verified}")

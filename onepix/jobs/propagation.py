@@ -7,16 +7,18 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from onepix.analysis.maps import maps_tree
-from onepix.config.base import UNTARGETED, Settings
+from onepix.analysis.maps import MAPS, maps_tree, said_of_attacks
+from onepix.config.base import Settings
 from onepix.config.engine import Passes
 from onepix.config.propagation import Layers
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import choose_micro_batch, claimed_device
+from onepix.files.layout import name_of, result_of
 from onepix.files.manifests import checked_data, write_manifest
-from onepix.files.records import attacked_images, read_records
+from onepix.files.records import attacked_images, stored_records
 from onepix.files.trees import write_tree
 from onepix.images import ImageSet
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
+from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
 from onepix.layers.propagation import propagation_maps
 from onepix.layers.receptive_field import receptive_fields
 from onepix.networks.weights import load_network_file
@@ -32,26 +34,11 @@ class PropagationJob(Settings):
 def run(settings: JsonText, dataset: Manifest, network: Manifest, attack: Manifest, output: Output) -> None:
     """Write the propagation maps of all attacked images of a chunk as zarr, and their manifest `output`."""
     job = read_settings(PropagationJob, settings)
-    records = read_records([checked_data(attack)])
+    records = stored_records([attack])
     attacked = records[records["eligible"]]
     images = read_images(dataset)
-    root = xr.Dataset(
-        {
-            "success": ("image", attacked["success"].to_numpy(bool)),
-            "label": ("image", attacked["label"].to_numpy(np.int64)),
-            "target": ("image", attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)),
-            "adversarial_class": ("image", attacked["adversarial_class"].to_numpy(np.int64)),
-            **{axis: (("image", "pixel"), _pixels(attacked[f"{axis}s"].tolist())) for axis in ("row", "column")},
-        },
-        coords={"image": attacked["image_id"].to_numpy(np.int64)},
-    )
     changed = attacked_images(images.images[images.indices(attacked["image_id"])], attacked)
-    follow(job, images, changed, root, output, dataset=dataset, network=network, attack=attack)
-
-
-def _pixels(lists: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int64]:
-    """Return the pixels of each record, (image, pixel)."""
-    return np.array([list(pixels) for pixels in lists], dtype=np.int64).reshape(len(lists), -1 if lists else 1)
+    follow(job, images, changed, said_of_attacks(attacked), output, dataset=dataset, network=network, attack=attack)
 
 
 def follow(
@@ -67,13 +54,13 @@ def follow(
     Parameters
     ----------
     job : PropagationJob
-        Layers and engine.
+        Layers and engine; its class stands in the module of the job.
     images : ImageSet
         The dataset.
     changed : ndarray
         uint8, shape (N, H, W, C): images with pixels changed.
     root : Dataset
-        What is to be said of each of them: at least `row` and `column`, dims (image, pixel), and the id, `image`.
+        What is said of each of them: see `onepix.analysis.maps.said_of_attacks`.
     output : Path
         The manifest to write.
     **inputs : Path
@@ -89,10 +76,11 @@ def follow(
         torch.from_numpy(changed).to(device),
         job.layers,
         choose_micro_batch(job.engine.micro_batch, device, height, width),
-        f"{output.parent.name} {name_of(inputs['network'])} {output.stem}",
+        f"{result_of(output).kind} {name_of(inputs['network'])} {output.stem}",
     )
     fields = receptive_fields(classifier.network, (channels, height, width))
     data = output.with_suffix(".zarr")
     write_tree(maps_tree(layers, fields, root.assign_attrs(image_shape=[height, width])), data)
+    origin = provenance(device, **inputs)
     ids = root["image"].values.tolist()
-    write_manifest(output, data, job.model_dump(mode="json"), image_ids=ids, **provenance(device, **inputs))
+    write_manifest(output, data, job.model_dump(mode="json"), type(job).__module__, MAPS, image_ids=ids, **origin)

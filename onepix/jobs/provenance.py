@@ -8,13 +8,12 @@ from typing import Any
 import pandas as pd
 
 from onepix.config.reading import canonical
-from onepix.errors import OnepixError
+from onepix.files.layout import result_of
 from onepix.files.manifests import read_manifest
 from onepix.files.pages import write_page
 from onepix.files.tables import write_csv
 from onepix.jobs.inputs import Files, Output
 
-STAGES = ("attack", "propagation", "locality", "controls")
 COUNTS = ("chunks", "images")
 SHOWN = ("onepix", "torch", "cuda")  # of the versions, those with a column of their own
 LONG = ("libraries", "settings")  # columns that a page shows on demand
@@ -26,8 +25,7 @@ def run(manifests: Files, output: Output) -> None:
     Parameters
     ----------
     manifests : list of Path
-        Of datasets and networks (…/datasets/NAME/manifest.json, …/networks/NAME/manifest.json), of receptive fields
-        (…/DATASET/NETWORK/receptive_fields.json) and of chunks (…/DATASET/NETWORK/ATTACK/STAGE/CHUNK.json).
+        Of datasets, networks, receptive fields and chunks.
     output : Path
         A row a result; chunks that were made alike share one, which says how many they are and of how many images.
 
@@ -50,19 +48,9 @@ def run(manifests: Files, output: Output) -> None:
 
 def _result(path: Path) -> Mapping[str, Any]:
     """Say which result a manifest is of: its path tells."""
-    dataset = network = attack = chunks = None
-    if path.name == "manifest.json" and path.parents[1].name == "datasets":
-        result, dataset = "dataset", path.parent.name
-    elif path.name == "manifest.json" and path.parents[1].name == "networks":
-        result, network = "network", path.parent.name
-    elif path.name == "receptive_fields.json":
-        result, dataset, network = "receptive fields", path.parents[1].name, path.parents[0].name
-    elif path.parent.name in STAGES:
-        result, dataset, network, attack = path.parent.name, *(path.parents[level].name for level in (3, 2, 1))
-        chunks = 1
-    else:
-        raise OnepixError(f"{path}: expected the manifest of a dataset, a network, receptive fields or a chunk")
-    return {"result": result, "dataset": dataset, "network": network, "attack": attack, "chunks": chunks}
+    found = result_of(path)
+    names = {"dataset": found.dataset, "network": found.network, "attack": found.attack}
+    return {"result": found.kind.replace("_", " "), **names, "chunks": 1 if found.chunk else None}
 
 
 def _origin(manifest: Mapping[str, Any]) -> Mapping[str, Any]:

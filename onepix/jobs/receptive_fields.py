@@ -1,21 +1,19 @@
 """Find the receptive fields of one network, by its geometry and by gradient."""
 
-import math
-
-import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
 
+from onepix.analysis.receptive_fields import FIELDS, field_table, gradients_tree
 from onepix.config.base import Settings
 from onepix.config.propagation import Layers
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import claimed_device
+from onepix.files.layout import name_of
 from onepix.files.manifests import checked_data, write_manifest
 from onepix.files.tables import write_csv
 from onepix.files.trees import write_tree
-from onepix.jobs.inputs import JsonText, Manifest, Output, name_of, provenance, read_images, read_settings
-from onepix.layers.effective_field import EffectiveField, effective_fields
-from onepix.layers.receptive_field import ReceptiveField, receptive_fields
+from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
+from onepix.layers.effective_field import effective_fields
+from onepix.layers.receptive_field import receptive_fields
 from onepix.networks.weights import load_network_file
 
 
@@ -36,37 +34,11 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output
     _, height, width, channels = images.images.shape
     effective = effective_fields(classifier, torch.from_numpy(images.images).to(device), job.layers)
     theoretical = receptive_fields(classifier.network, (channels, height, width))
-    table = pd.DataFrame(
-        [_row(depth, field, theoretical.get(field.name)) for depth, field in enumerate(effective)]
-    ).assign(images=len(images.ids))
+    table = field_table(effective, theoretical).assign(images=len(images.ids))
     table.insert(0, "dataset", name_of(dataset))
     table.insert(1, "network", name_of(network))
     write_csv(table, output.with_suffix(".csv"))
-    gradients = xr.Dataset(
-        {"gradient": (("layer", "y", "x"), np.stack([field.gradient.cpu().numpy() for field in effective]))},
-        coords={"layer": np.array([field.name for field in effective], dtype=object)},
-    )
     data = output.with_suffix(".zarr")
-    write_tree(xr.DataTree(gradients), data)
-    write_manifest(output, data, job.model_dump(mode="json"), **provenance(device, dataset=dataset, network=network))
-
-
-def _row(depth: int, effective: EffectiveField, theoretical: ReceptiveField | None) -> dict[str, object]:
-    """Return a layer's row; what its geometry says is missing where a position may see the whole image."""
-    geometry: dict[str, object] = {"height": None, "width": None, "theoretical": None, "stride": None, "start": None}
-    if theoretical:
-        geometry = {
-            "height": theoretical.size[0],
-            "width": theoretical.size[1],
-            "theoretical": math.sqrt(math.prod(theoretical.size)),
-            "stride": "×".join(map(str, theoretical.jump)),
-            "start": ", ".join(map(str, theoretical.start)),
-        }
-    return {
-        "depth": depth,
-        "layer": effective.name,
-        "operator": effective.operator,
-        **geometry,
-        "effective": effective.size,
-        "spread": effective.spread,
-    }
+    write_tree(gradients_tree(effective), data)
+    origin = provenance(device, dataset=dataset, network=network)
+    write_manifest(output, data, job.model_dump(mode="json"), __name__, FIELDS, **origin)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
+from onepix.analysis.positions import vulnerable
 from onepix.analysis.sharing import sharing_table
 from onepix.config.base import Settings
 from onepix.config.statistics import Intervals
-from onepix.files.manifests import checked_data
+from onepix.files.layout import result_of
 from onepix.files.tables import read_csv, write_csv
-from onepix.files.trees import read_tree
 from onepix.jobs.inputs import Files, JsonText, Output, read_settings
 
 
@@ -32,8 +32,8 @@ def run(settings: JsonText, files: Files, output: Output) -> None:
     settings : str
         `SharingJob` as JSON.
     files : list of Path
-        What `onepix.jobs.transfer` wrote, one CSV file a network; and manifests of position maps of successes, or of
-        the records of whole scans, in …/NETWORK/ATTACK/STAGE/, those of a network one after the other.
+        What `onepix.jobs.transfer` wrote, one CSV file per network; and manifests of position maps of successes, or of
+        the records of whole scans, those of a network one after the other.
     output : Path
         The table.
     """
@@ -48,10 +48,6 @@ def run(settings: JsonText, files: Files, output: Output) -> None:
 
 def _vulnerable(manifests: Sequence[Path]) -> Iterator[tuple[str, xr.DataArray]]:
     """Yield network and its vulnerable positions: of a scan those of any colour, else those of the successful one."""
-    for network, chunks in groupby(manifests, key=lambda manifest: manifest.parents[2].name):
-        parts = []
-        for manifest in chunks:
-            scanned = manifest.parent.name == "attack"
-            flips = read_tree(checked_data(manifest, "position_maps" if scanned else None)).to_dataset()["flips"]
-            parts.append(flips.any("colour") if scanned else flips)
+    for network, chunks in groupby(manifests, key=lambda manifest: str(result_of(manifest).network)):
+        parts = [vulnerable(manifest, scanned=result_of(manifest).kind == "attack") for manifest in chunks]
         yield network, xr.concat(parts, dim="image").load()

@@ -10,12 +10,14 @@ import torch
 from onepix.analysis.draws import drawn_positions
 from onepix.config.base import Settings
 from onepix.config.engine import Passes
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import choose_micro_batch, claimed_device, keep_memory
 from onepix.engine.evaluator import logits
+from onepix.files.layout import result_of
 from onepix.files.manifests import checked_data
-from onepix.files.records import attacked_images, one_pixel_successes, read_records
+from onepix.files.records import attacked_images, one_pixel_successes, stored_records
 from onepix.files.tables import write_csv
-from onepix.jobs.inputs import Files, JsonText, Manifest, Output, read_images, read_settings
+from onepix.jobs.inputs import Files, JsonText, Manifest, Output, read_settings
 from onepix.networks.weights import load_network_file
 
 Pictures = npt.NDArray[np.uint8]
@@ -39,9 +41,9 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
     dataset, network : Path
         Manifests.
     attacks : list of Path
-        Manifests of attack records of other networks, in …/NETWORK/ATTACK/attack/.
+        Manifests of attack records of other networks.
     output : Path
-        A row an image, source and target network, for images that the target network classifies correctly: image_id,
+        One row per image, source and target network, for images that the target network classifies correctly: image_id,
         source, target, flips (the source's successful image is misclassified), moved (so is the same colour at another
         position of the image, drawn at random).
     """
@@ -67,7 +69,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
         part = pd.DataFrame(
             {
                 "image_id": successes["image_id"],
-                "source": manifest.parents[2].name,
+                "source": result_of(manifest).network,
                 "target": job.target,
                 "flips": seen(attacked_images(clean, successes)) != labels,
                 "moved": seen(_moved(clean, successes, job.seed)) != labels,
@@ -78,7 +80,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
 
 
 def _successes(manifest: Path) -> pd.DataFrame:
-    return one_pixel_successes(read_records([checked_data(manifest)]), manifest, "sharing is analysed for")
+    return one_pixel_successes(stored_records([manifest]), manifest, "sharing is analysed for")
 
 
 def _moved(clean: Pictures, successes: pd.DataFrame, seed: int) -> Pictures:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import activation, batchnorm, conv, dropout, instancenorm, normalization, pooling
 from torch.utils.hooks import RemovableHandle
 
-from onepix.errors import OnepixError
-from onepix.names import fits, nearest
+from onepix.names import chosen, fits
 
 # PyTorch's activations have no base class in common; the module that defines them is what tells them apart.
 OPERATORS = {
@@ -108,7 +107,8 @@ def watching(
         for handle in handles:
             handle.remove()
     if layers != "auto":
-        _check(layers, ran)
+        for pattern in layers:
+            chosen(ran, [pattern], "propagation.layers", "layer of the network")
 
 
 def feature_maps(operator: str, output: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
@@ -157,11 +157,3 @@ def _grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
     factor = math.isqrt(tokens // (height * width))
     left = tokens - factor**2 * height * width
     return (factor * height, factor * width) if factor and left <= MOST_EXTRA_TOKENS else None
-
-
-def _check(patterns: Sequence[str], names: Sequence[str]) -> None:
-    for pattern in patterns:
-        if not any(fits(name, [pattern]) for name in names):
-            raise OnepixError(
-                f"propagation.layers: '{pattern}' fits no layer of the network; {nearest(pattern, names)}"
-            )

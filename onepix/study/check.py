@@ -165,7 +165,7 @@ def known(config: Config, dataset: str) -> tuple[tuple[int, int, int], int] | No
 
 def _fetched(config: Config, dataset: str) -> Path | None:
     """Return the manifest of a dataset that was fetched as it is configured now."""
-    manifest = Path(config.data, "datasets", dataset, "manifest.json")
+    manifest = config.layout.dataset(dataset)
     if not manifest.exists():
         return None
     made_by = read_manifest(manifest)["settings"]["dataset"]
@@ -218,13 +218,13 @@ def _images(config: Config, name: str) -> "ImageSet":
     if not remade and (manifest := _fetched(config, name)):
         return read_images(manifest)
     cifar10 = _cifar10(config) if isinstance(settings, Cifar10Dataset) else None
-    return load_dataset(settings, cifar10, Path(config.data) / "torchvision")
+    return load_dataset(settings, cifar10, config.layout.downloads())
 
 
 def _cifar10(config: Config) -> Path:
     from onepix.datasets.cifar10 import fetch_cifar10
 
-    folder = Path(config.data) / "cifar10"
+    folder = config.layout.cifar10().with_suffix("")
     fetch_cifar10(folder, Path(config.existing_cifar10) if config.existing_cifar10 else None)
     return folder
 
@@ -259,7 +259,7 @@ def _with_fresh_weights(config: Config, network: str) -> "Classifier":
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
-    path = Path(config.data) / "training" / f"{name}.safetensors"
+    path = config.layout.trained(name)
     return path if settings.weights == "train" and path.exists() else None
 
 

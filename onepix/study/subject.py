@@ -101,7 +101,7 @@ def _of_configuration(name: str, config: Config) -> Subject:
     if name not in config.networks:
         raise OnepixError(f"network '{name}' is not in the configuration; {nearest(name, config.networks)}")
     settings = config.networks[name]
-    trained = Path(config.data) / "training" / f"{name}.safetensors"
+    trained = config.layout.trained(name)
     if settings.weights == "train" and not trained.is_file():
         raise OnepixError(f"network {name}: is to be trained, and {trained} is missing; run the workflow first")
     classifier, _ = load_classifier(settings, find(settings, trained))

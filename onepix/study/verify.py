@@ -13,25 +13,20 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from onepix.attacks.goal import Goal
-from onepix.config.base import UNTARGETED
+from onepix.analysis.positions import PART, SCAN
 from onepix.datasets.arrays import load_arrays
 from onepix.engine.evaluator import logits
 from onepix.errors import OnepixError
+from onepix.files.layout import FIELDS, STAGES, Chunk, Layout, result_of
 from onepix.files.manifests import checked_data, read_manifest
-from onepix.files.records import attacked_images, read_records
+from onepix.files.records import attacked_images, read_records, successes
+from onepix.files.targets import keys, keys_of, reached, targets_of
 from onepix.files.trees import read_tree
 from onepix.images import ImageSet
 from onepix.networks.classifier import Classifier
 from onepix.networks.weights import load_network_file
+from onepix.study.versions import FORMATS
 
-# Each stage, and which manifests its own states the digests of: those of a dataset, a network, or an earlier stage.
-STAGES = {
-    "attack": ("dataset", "network"),
-    "propagation": ("dataset", "network", "attack"),
-    "locality": ("dataset", "network", "attack"),
-    "controls": ("dataset", "network", "locality"),
-}
 BATCH = 32  # images a forward pass
 
 
@@ -51,51 +46,6 @@ class Fault:
     what: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """One chunk of one run, and where its manifests lie."""
-
-    results: Path
-    data: Path
-    run: tuple[str, str, str]  # dataset, network, attack
-    name: str
-
-    def manifest(self, part: str) -> Path:
-        """Return a stage's manifest, or that of the dataset, the network or its receptive fields."""
-        dataset, network, attack = self.run
-        fetched = {"dataset": ("datasets", dataset), "network": ("networks", network)}
-        if part in fetched:
-            return self.data.joinpath(*fetched[part], "manifest.json")
-        if part == "receptive_fields":
-            return self.results.joinpath(dataset, network, "receptive_fields.json")
-        return self.results.joinpath(dataset, network, attack, part, f"{self.name}.json")
-
-    @property
-    def ids(self) -> range:
-        """The ids that the chunk's name allows."""
-        first, last = self.name.split("-")
-        return range(int(first), int(last) + 1)
-
-
-def chunks_in(results: Path, data: Path) -> list[Chunk]:
-    """Find the chunks of a study, of whatever stage, in order.
-
-    Raises
-    ------
-    OnepixError
-        If there are none.
-    """
-    found = {
-        (path.relative_to(results).parts[:3], path.stem)
-        for stage in STAGES
-        for path in results.glob(f"*/*/*/{stage}/*.json")
-    }
-    if not found:
-        expected = "DATASET/NETWORK/ATTACK/attack/000000-000024.json"
-        raise OnepixError(f"{results}: no results; expected files such as {expected} in it")
-    return [Chunk(results, data, (run[0], run[1], run[2]), name) for run, name in sorted(found)]
-
-
 def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> Iterator[Fault]:
     """Check every dataset, network and chunk of a study, and classify some attacked images of each run again.
 
@@ -113,8 +63,9 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
     Fault
         Everything that is wrong; a chunk with a fault in a stage is not looked into further.
     """
-    chunks = chunks_in(results, data)
-    for wanted in (results / "configuration.yaml", results / "provenance.csv"):
+    layout = Layout(data, results)
+    chunks = layout.chunks()
+    for wanted in (layout.configuration("yaml"), layout.provenance("csv")):
         if not wanted.is_file():
             yield Fault(wanted, f"{wanted}: not found")
     broken = set()
@@ -122,9 +73,9 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
         if what := _data_fault(manifest):
             broken.add(manifest)
             yield Fault(manifest, what)
-    for chunk in {chunk.manifest("receptive_fields"): chunk for chunk in chunks}.values():
-        fields = chunk.manifest("receptive_fields")
-        if what := _data_fault(fields) or _origin_fault(chunk, "receptive_fields", ("dataset", "network")):
+    for chunk in {chunk.manifest(FIELDS): chunk for chunk in chunks}.values():
+        fields = chunk.manifest(FIELDS)
+        if what := _data_fault(fields) or _origin_fault(chunk, FIELDS, ("dataset", "network")):
             yield Fault(fields, what)
     # Runs come by dataset, then by network: each is read once, as only the last one is kept.
     read = functools.lru_cache(1)(_images), functools.lru_cache(1)(functools.partial(_network, device=device))
@@ -143,9 +94,9 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
 def _data_fault(manifest: Path) -> str:
     """Say what is wrong with a manifest's data; nothing if they are as they were written."""
     try:
-        checked_data(manifest)
-        if "position_maps" in read_manifest(manifest):
-            checked_data(manifest, "position_maps")
+        checked_data(manifest, FORMATS.get(result_of(manifest).kind))
+        if PART in read_manifest(manifest):
+            checked_data(manifest, SCAN, PART)
     except OnepixError as error:
         return str(error).partition("; ")[0]
     return ""
@@ -216,10 +167,8 @@ def _record_faults(chunk: Chunk, records: pd.DataFrame) -> Iterator[str]:
     attacked = records[records["eligible"]]
     if attacked[["success", "rows", "columns", "values", "adversarial_class", "queries"]].isna().any().any():
         yield "lacks values of attacked images"
-    targets = attacked["target"].fillna(UNTARGETED).to_numpy(np.int64)
-    goal = Goal(torch.from_numpy(attacked["label"].to_numpy(np.int64)), torch.from_numpy(targets))
-    reached = goal.reached_by(torch.from_numpy(attacked["adversarial_class"].to_numpy(np.int64)))
-    if (reached.numpy() != attacked["success"].to_numpy(bool)).any():
+    seen, labels = (attacked[name].to_numpy(np.int64) for name in ("adversarial_class", "label"))
+    if (reached(seen, labels, targets_of(attacked)) != attacked["success"].to_numpy(bool)).any():
         yield "states successes that its classes contradict"
 
 
@@ -227,13 +176,12 @@ def _map_faults(chunk: Chunk, stage: str, records: pd.DataFrame) -> Iterator[str
     tree = read_tree(_data(chunk.manifest(stage)))
     root = tree.to_dataset()
     attacked = records[records["eligible"]]
-    expected = attacked if stage == "propagation" else attacked[attacked["success"].astype(bool)]
-    keys = list(zip(expected["image_id"], expected["target"].fillna(UNTARGETED), strict=True))
-    found = list(zip(root["image"].values.tolist(), root["target"].values.tolist(), strict=True))
+    wanted = keys_of(attacked if stage == "propagation" else successes(attacked))
+    found = keys(root["image"].values, root["target"].values)
     # A success that its colour repeats at every position has no control.
-    fits = [key for key in keys if key in found] == found if stage == "controls" else keys == found
+    fits = [key for key in wanted if key in found] == found if stage == "controls" else wanted == found
     if not fits:
-        yield f"holds {_ids([key[0] for key in found])}, its attacks are of {_ids([key[0] for key in keys])}"
+        yield f"holds {_ids([key[0] for key in found])}, its attacks are of {_ids([key[0] for key in wanted])}"
         return
     if stage == "locality":
         shape = (len(found), *read_manifest(chunk.manifest("dataset"))["shape"][:2])

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from onepix.analysis import positions as stored
 from onepix.analysis.claims import claim_table
 from onepix.analysis.depth import aligned_maps, average_maps, comparison_table, layer_table, separation_table
+from onepix.analysis.maps import measured
 from onepix.config.statistics import Statistics
 
 SETTINGS = Statistics(resamples=400)
@@ -64,7 +66,7 @@ TREES = (
 
 
 def test_layer_table_by_hand():
-    table = layer_table(TREES, [], SETTINGS).set_index("outcome")
+    table = layer_table(measured(TREES), None, SETTINGS).set_index("outcome")
     assert table["images"].to_dict() == {"success": 2, "failure": 1}
     assert table["share_of_peak"].to_dict() == {"success": 0.5, "failure": 0.25}
     assert table["reach"].to_dict() == {"success": 0.75, "failure": 0.25}
@@ -81,7 +83,7 @@ def test_energy_is_in_decibels_and_gain_is_by_image():
         "one": {"clean_energy": [100, 10, 5], "delta_energy": [1, 1, 1]},
         "two": {"clean_energy": [10, 10, 5], "delta_energy": [1, 1, 0]},
     }
-    table = layer_table([tree([0, 1, 2], layers, [True] * 3)], [], SETTINGS)
+    table = layer_table(measured([tree([0, 1, 2], layers, [True] * 3)]), None, SETTINGS)
     one, two = (row for _, row in table[table["outcome"] == "success"].iterrows())
     assert one["energy"] == pytest.approx((-20 - 10 + 10 * np.log10(0.2)) / 3)
     assert two["energy"] == pytest.approx(-10)
@@ -91,14 +93,14 @@ def test_energy_is_in_decibels_and_gain_is_by_image():
 
 def test_a_layer_that_is_zero_on_an_image_is_left_out_of_the_share():
     given = {"conv1": {"clean_peak": [0, 2], "delta_peak": [1, 1]}}
-    table = layer_table([tree([0, 1], given, [True, True])], [], SETTINGS).set_index("outcome")
+    table = layer_table(measured([tree([0, 1], given, [True, True])]), None, SETTINGS).set_index("outcome")
     assert table.loc["success", "share_of_peak"] == 0.5
     assert table.loc["success", "images"] == 2
 
 
 def test_controls_are_an_outcome_of_their_own():
     controls = [tree([0, 3], {"conv1": {"clean_peak": 2, "delta_peak": [0, 1]}})]
-    table = layer_table(TREES, controls, SETTINGS).set_index("outcome")
+    table = layer_table(measured(TREES), measured(controls), SETTINGS).set_index("outcome")
     assert table["images"].to_dict() == {"success": 2, "failure": 1, "control": 2}
     assert table.loc["control", "share_of_peak"] == 0.25
     assert table.loc["control", "changed"] == 0.5
@@ -117,7 +119,7 @@ def paired(count, differences):
 def test_paired_differences_find_their_partners():
     """Controls stand in the opposite order; only matched by image is each difference exactly 0.5."""
     trees, controls = paired(12, [0.5, 0.0, -0.25])
-    table = comparison_table(trees, controls, SETTINGS)
+    table = comparison_table(measured(trees), measured(controls), SETTINGS)
     rows = table[(table["against"] == "control") & (table["measure"] == "share_of_peak")]
     np.testing.assert_allclose(rows["difference"], [0.5, 0, -0.25], atol=1e-12)
     np.testing.assert_allclose(rows["low"], [0.5, 0, -0.25], atol=1e-12)
@@ -132,7 +134,7 @@ def test_paired_differences_find_their_partners():
 def test_unpaired_differences():
     """Three successes above two failures: U is 6 of 6, its exact p is 2 / C(5, 2)."""
     given = {"conv1": {"delta_peak": [0.9, 0.1, 0.8, 0.2, 0.7]}}
-    table = comparison_table([tree(range(5), given, [True, False, True, False, True])], [], SETTINGS)
+    table = comparison_table(measured([tree(range(5), given, [True, False, True, False, True])]), None, SETTINGS)
     row = table[table["measure"] == "share_of_peak"].iloc[0]
     assert (row["images"], row["others"], row["superiority"]) == (3, 2, 1)
     assert row["difference"] == pytest.approx(0.8 - 0.15)
@@ -144,12 +146,14 @@ def test_unpaired_differences():
 
 def test_separation_is_the_depth_from_which_all_deeper_layers_are_apart():
     trees, controls = paired(12, [0.5, 0.0, 0.4, 0.6])
-    separation = separation_table(comparison_table(trees, controls, SETTINGS)).set_index(["against", "measure"])
+    table = comparison_table(measured(trees), measured(controls), SETTINGS)
+    separation = separation_table(table).set_index(["against", "measure"])
     assert separation.loc[("control", "share_of_peak"), ["depth", "layer", "layers"]].tolist() == [2, "l2", 4]
     assert pd.isna(separation.loc[("control", "reach"), "depth"]), "no difference at all"
     assert separation.loc[("failure", "share_of_peak"), "layers"] == 0
     trees, controls = paired(12, [0.5, 0.4, 0.0])
-    separation = separation_table(comparison_table(trees, controls, SETTINGS)).set_index(["against", "measure"])
+    table = comparison_table(measured(trees), measured(controls), SETTINGS)
+    separation = separation_table(table).set_index(["against", "measure"])
     assert pd.isna(separation.loc[("control", "share_of_peak"), "depth"]), "not apart in the last layer"
 
 
@@ -204,6 +208,9 @@ def positions(flips, rows, columns) -> xr.DataTree:
         "flips": (("image", "y", "x"), flips),
         "row": ("image", np.array(rows, int)),
         "column": ("image", np.array(columns, int)),
+        "margin": (("image", "y", "x"), np.where(flips, -1.0, 1.0)),
+        "target": ("image", np.full(len(flips), -1)),
+        "colour": (("image", "channel"), np.zeros((len(flips), 3), np.uint8)),
     }
     return xr.DataTree(xr.Dataset(data, {"image": np.arange(len(flips))}))
 
@@ -218,13 +225,13 @@ def test_claims_by_hand():
     around[:, 1:4, 1:4] = True
     maps = [positions(np.repeat(around, 6, 0), [2] * 6, [2] * 6)]
     clusters = pd.DataFrame({"moran_flips_q": [0.01] * 5 + [np.nan]})
-    table = claim_table(trees, maps, clusters, SETTINGS)
+    table = claim_table(measured(trees), stored.positions(maps), clusters, SETTINGS)
     assert table["images"].tolist() == [10, 6, 6, 6, 5]
     expected = [0.9, 1, 0.9, 1 - 8 / 24, 1]  # 8 of 8 neighbours, 8 of 24 other positions
     assert table["estimate"].tolist() == pytest.approx(expected)
     assert table["verdict"].tolist() == ["undecided", "confirmed", "confirmed", "confirmed", "confirmed"]
     local = [tree(range(10), {"conv": {"reach_1pct": 0.2, "delta_peak": 0.3}}, [True] * 10)]
-    assert claim_table(local, [], clusters.iloc[:0], SETTINGS)["verdict"].tolist() == [
+    assert claim_table(measured(local), None, clusters.iloc[:0], SETTINGS)["verdict"].tolist() == [
         "undecided",  # all ten attacks, but Wilson's interval of 10 of 10 begins at 0.72
         "refuted",
         "refuted",

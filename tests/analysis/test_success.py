@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import made_up, positions, stored
+from made_up import chunk, made_up, stored
 
 from onepix.analysis.locality_tables import cluster_table, locality_table, neighbourhood_table, profile_table
+from onepix.analysis.positions import positions
 from onepix.analysis.statistics import wilson
 from onepix.analysis.success import success_table
 from onepix.config.statistics import Statistics
@@ -45,12 +46,12 @@ def test_tables_without_an_attacked_image(tmp_path):
     row = success_table(records, Statistics()).iloc[0]
     assert (row["correct"], row["attacks"], row["successes"], row["queries_total"]) == (0, 0, 0, 0)
     assert np.isnan(row["success_rate"])
-    table = locality_table(records, [positions([], [], [])], Statistics())
+    table = locality_table(records, positions([chunk([], [], [])]), Statistics())
     assert table["images"].tolist() == [0] * 5
     assert table["rate"].isna().all()
-    for trees in ([], [positions([], [], [])]):
-        clusters = cluster_table(trees, Statistics())
-        assert len(clusters) == len(profile_table(trees, Statistics())) == 0
-        summed = neighbourhood_table(clusters, trees, Statistics()).iloc[0]
+    for maps in (None, positions([chunk([], [], [])])):
+        clusters = cluster_table(maps, Statistics())
+        assert len(clusters) == len(profile_table(maps, Statistics())) == 0
+        summed = neighbourhood_table(clusters, maps, Statistics()).iloc[0]
         assert (summed["images"], summed["tested"]) == (0, 0)
         assert np.isnan(summed["half_distance"])

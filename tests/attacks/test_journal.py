@@ -285,7 +285,7 @@ def test_whatever_defines_a_result_is_in_its_key(place, tmp_path, monkeypatch):
     places = [place(), place(generations=7), place(seed=1), place(engine={"micro_batch": 8}), place(dataset="other")]
     places += [place(network="resnet20"), place(pixels=2)]
     for name, value in (
-        ("source_digest", lambda: "edited"),
+        ("source_digest", lambda _: "edited"),
         ("versions", lambda: {"torch": "3"}),
         ("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False}),
         ("torch.get_num_threads", lambda: 7),

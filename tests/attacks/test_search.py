@@ -8,10 +8,11 @@ from analytic import blank, rule
 from scipy import stats
 from torch import nn
 
+from onepix.analysis.positions import scan_maps
 from onepix.attacks.attack import attack_images
 from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
-from onepix.attacks.scan import as_dataset, colour_sets
+from onepix.attacks.scan import colour_sets
 from onepix.config.attacks import DifferentialEvolution, RandomSearch, Scan
 from onepix.config.engine import Engine
 from onepix.engine.evaluator import logits
@@ -183,7 +184,7 @@ def test_a_scan_is_the_naive_loop(resnet):
     """Every position × every extreme colour, one by one."""
     images = images_of(resnet, 3)
     done = attack_images(resnet, images, scan(), keep_maps=True)
-    maps = as_dataset(done.maps, done.records)
+    maps = scan_maps(done.maps, done.records)
     colours = [[r, g, b] for r in (0, 255) for g in (0, 255) for b in (0, 255)]
     assert maps["colours"][0].values.tolist() == colours
     for image in range(3):
@@ -214,7 +215,7 @@ def test_a_scan_stops_at_the_first_flip():
     evaluated = ~np.isnan(first.maps.margins)
     assert evaluated.sum() == first.records["queries"].item()
     assert (first.maps.classes[~evaluated] == -1).all()
-    flips = as_dataset(whole.maps, whole.records)["flips"].values
+    flips = scan_maps(whole.maps, whole.records)["flips"].values
     assert flips.sum() == 4  # the four colours with red
     assert flips[0, 4:, 37, 11].all()
 
@@ -236,7 +237,7 @@ def test_a_scan_of_other_channels(channels):
     classifier = rule(lambda x: x[:, 0, 1, 6] - 200.5, channels)
     done = attack_images(classifier, blank(1, 2, 7, channels=channels), scan(), keep_maps=True)
     assert done.maps.colours.shape == (1, 2**channels, channels)
-    assert as_dataset(done.maps, done.records)["flips"].values.sum() == 2 ** (channels - 1)
+    assert scan_maps(done.maps, done.records)["flips"].values.sum() == 2 ** (channels - 1)
     assert done.records["values"].item()[0][0] == 255
 
 
@@ -385,7 +386,7 @@ def test_screening_that_overflows_is_not_believed():
 
     engine = Engine(precision="bfloat16", fold=False, windows=False)
     done = attack_images(Classifier(Overflowing()).eval(), blank(1, 9, 9), scan(), engine, keep_maps=True)
-    assert as_dataset(done.maps, done.records)["flips"].values.sum() == 4
+    assert scan_maps(done.maps, done.records)["flips"].values.sum() == 4
 
 
 def test_a_margin_within_the_bound_is_float32s():

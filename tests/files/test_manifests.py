@@ -13,7 +13,7 @@ def chunk(tmp_path):
     data = tmp_path / "000000-000024.parquet"
     data.write_bytes(b"records")
     manifest = tmp_path / "000000-000024.json"
-    write_manifest(manifest, data, {"attack": 1}, image_ids=[1, 2])
+    write_manifest(manifest, data, {"attack": 1}, "onepix.jobs.attack", image_ids=[1, 2])
     return manifest, data
 
 

@@ -16,12 +16,12 @@ from PIL import Image
 from studies import ROOT, new_study
 
 from onepix.analysis.maps import layers_of
+from onepix.datasets.arrays import read_images
 from onepix.engine.devices import choose_micro_batch
 from onepix.engine.evaluator import logits
 from onepix.files.manifests import checked_data, read_manifest
 from onepix.files.records import attacked_images, read_records
 from onepix.files.trees import read_tree
-from onepix.jobs.inputs import read_images
 from onepix.networks.weights import load_network_file
 
 RUNS = {"lenet": (range(8), ["000000-000003", "000004-000007"], 11), "resnet20": (range(4), ["000000-000003"], 40)}

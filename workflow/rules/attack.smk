@@ -3,13 +3,13 @@
 
 rule attack:
     input:
-        library("jobs/attack.py"),
-        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
-        network=f"{DATA}/networks/{{network}}/manifest.json",
+        library("attack"),
+        dataset=LAYOUT.dataset("{dataset}"),
+        network=LAYOUT.network("{network}"),
     output:
-        f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/attack/{{chunk}}.json",
+        LAYOUT.chunk("attack", RUN, "{chunk}"),
     log:
-        "logs/attack/{dataset}/{network}/{attack}/{chunk}.log",
+        layout.log("attack", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
     threads: 2
@@ -18,13 +18,7 @@ rule attack:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        settings=lambda wildcards: canonical(
-            {
-                "attack": attack_settings(CONFIG.attacks[wildcards.attack]),
-                "image_ids": chunks(wildcards.dataset, wildcards.network, wildcards.attack)[wildcards.chunk],
-                "engine": CONFIG.engine,
-            }
-        ),
+        settings=settings("attack"),
     message:
         "attack {wildcards.network} by {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:

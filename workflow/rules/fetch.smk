@@ -3,15 +3,15 @@
 
 rule cifar10:
     input:
-        library("jobs/cifar10.py"),
+        library("cifar10"),
     output:
-        f"{DATA}/cifar10.json",
+        LAYOUT.cifar10(),
     log:
-        "logs/cifar10.log",
+        layout.log("cifar10"),
     conda:
         "../../environment.yml"
     params:
-        settings=canonical({"existing": CONFIG.existing_cifar10}),
+        settings=settings("cifar10"),
     message:
         "fetch CIFAR-10"
     shell:
@@ -20,17 +20,17 @@ rule cifar10:
 
 rule datasets:
     input:
-        library("jobs/datasets.py"),
-        own=own_images,
-        cifar10=cifar10_of_dataset,
+        library("datasets"),
+        own=lambda wildcards: RUNS.own_images(wildcards.dataset),
+        cifar10=lambda wildcards: RUNS.cifar10_of(wildcards.dataset),
     output:
-        f"{DATA}/datasets/{{dataset}}/manifest.json",
+        LAYOUT.dataset("{dataset}"),
     log:
-        "logs/datasets/{dataset}.log",
+        layout.log("datasets", "{dataset}"),
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical(dataset_settings(CONFIG.datasets[wildcards.dataset])),
+        settings=settings("datasets"),
     message:
         "fetch {wildcards.dataset}"
     shell:
@@ -40,30 +40,30 @@ rule datasets:
 # Images chosen by a rule are known once the dataset is: until then, Snakemake does not know which chunks there are.
 checkpoint selection:
     input:
-        library("jobs/selection.py"),
-        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
+        library("selection"),
+        dataset=LAYOUT.dataset("{dataset}"),
     output:
-        f"{DATA}/selection/{{dataset}}/{{selection}}.txt",
+        LAYOUT.selection("{dataset}", "{selection}"),
     log:
-        "logs/selection/{dataset}/{selection}.log",
+        layout.log("selection", "{dataset}", "{selection}"),
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical({"images": SELECTIONS[wildcards.selection].rule}),
+        settings=settings("selection"),
     message:
         "choose images of {wildcards.dataset}: {wildcards.selection}"
     shell:
-        "python -m onepix select --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q} 2>&1 | tee {log:q}"
+        "{JOB} selection --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule training:
     input:
-        library("jobs/training.py"),
-        cifar10=f"{DATA}/cifar10.json",
+        library("training"),
+        cifar10=LAYOUT.cifar10(),
     output:
-        f"{DATA}/training/{{network}}.safetensors",
+        LAYOUT.trained("{network}"),
     log:
-        "logs/training/{network}.log",
+        layout.log("training", "{network}"),
     conda:
         "../../environment.yml"
     threads: 2
@@ -72,12 +72,7 @@ rule training:
         mem_mb=growing(8000),
         runtime=growing(720),
     params:
-        settings=lambda wildcards: canonical(
-            {
-                "network": CONFIG.networks[wildcards.network].model_dump(mode="json", exclude={"sha256"}),
-                "device": CONFIG.engine.device,
-            }
-        ),
+        settings=settings("training"),
     message:
         "train {wildcards.network}"
     shell:
@@ -86,17 +81,17 @@ rule training:
 
 rule networks:
     input:
-        library("jobs/networks.py"),
-        own=own_weights,
-        trained=trained_weights,
+        library("networks"),
+        own=lambda wildcards: RUNS.own_weights(wildcards.network),
+        trained=lambda wildcards: RUNS.trained_weights(wildcards.network),
     output:
-        f"{DATA}/networks/{{network}}/manifest.json",
+        LAYOUT.network("{network}"),
     log:
-        "logs/networks/{network}.log",
+        layout.log("networks", "{network}"),
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical({"network": network_settings(CONFIG.networks[wildcards.network])}),
+        settings=settings("networks"),
     message:
         "fetch {wildcards.network}"
     shell:

@@ -3,14 +3,14 @@
 
 rule locality:
     input:
-        library("jobs/locality.py"),
-        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
-        network=f"{DATA}/networks/{{network}}/manifest.json",
-        attack=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/attack/{{chunk}}.json",
+        library("locality"),
+        dataset=LAYOUT.dataset("{dataset}"),
+        network=LAYOUT.network("{network}"),
+        attack=LAYOUT.chunk("attack", RUN, "{chunk}"),
     output:
-        f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/locality/{{chunk}}.json",
+        LAYOUT.chunk("locality", RUN, "{chunk}"),
     log:
-        "logs/locality/{dataset}/{network}/{attack}/{chunk}.log",
+        layout.log("locality", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
     threads: 2
@@ -19,7 +19,7 @@ rule locality:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        settings=canonical({"engine": CONFIG.engine}),
+        settings=settings("locality"),
     message:
         "position maps of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:

@@ -3,14 +3,14 @@
 
 rule propagation:
     input:
-        library("jobs/propagation.py"),
-        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
-        network=f"{DATA}/networks/{{network}}/manifest.json",
-        attack=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/attack/{{chunk}}.json",
+        library("propagation"),
+        dataset=LAYOUT.dataset("{dataset}"),
+        network=LAYOUT.network("{network}"),
+        attack=LAYOUT.chunk("attack", RUN, "{chunk}"),
     output:
-        f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/propagation/{{chunk}}.json",
+        LAYOUT.chunk("propagation", RUN, "{chunk}"),
     log:
-        "logs/propagation/{dataset}/{network}/{attack}/{chunk}.log",
+        layout.log("propagation", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
     threads: 2
@@ -19,7 +19,7 @@ rule propagation:
         mem_mb=growing(6000),
         runtime=growing(60),
     params:
-        settings=canonical({"layers": CONFIG.propagation.layers, "engine": PASSES}),
+        settings=settings("propagation"),
     message:
         "propagation maps of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
@@ -29,14 +29,14 @@ rule propagation:
 
 rule controls:
     input:
-        library("jobs/controls.py"),
-        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
-        network=f"{DATA}/networks/{{network}}/manifest.json",
-        locality=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/locality/{{chunk}}.json",
+        library("controls"),
+        dataset=LAYOUT.dataset("{dataset}"),
+        network=LAYOUT.network("{network}"),
+        locality=LAYOUT.chunk("locality", RUN, "{chunk}"),
     output:
-        f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/controls/{{chunk}}.json",
+        LAYOUT.chunk("controls", RUN, "{chunk}"),
     log:
-        "logs/controls/{dataset}/{network}/{attack}/{chunk}.log",
+        layout.log("controls", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
     threads: 2
@@ -45,7 +45,7 @@ rule controls:
         mem_mb=growing(6000),
         runtime=growing(60),
     params:
-        settings=canonical({"layers": CONFIG.propagation.layers, "engine": PASSES, "seed": CONFIG.statistics.seed}),
+        settings=settings("controls"),
     message:
         "matched controls of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
@@ -55,15 +55,15 @@ rule controls:
 
 rule receptive_fields:
     input:
-        library("jobs/receptive_fields.py"),
-        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
-        network=f"{DATA}/networks/{{network}}/manifest.json",
-        images=chosen_images,
+        library("receptive_fields"),
+        dataset=LAYOUT.dataset("{dataset}"),
+        network=LAYOUT.network("{network}"),
+        images=lambda wildcards: [chosen(wildcards.dataset, name) for name in RUNS.chosen(**wildcards)],
     output:
-        manifest=f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.json",
-        table=f"{RESULTS}/{{dataset}}/{{network}}/receptive_fields.csv",
+        manifest=LAYOUT.receptive_fields("{dataset}", "{network}"),
+        table=LAYOUT.receptive_fields("{dataset}", "{network}", "csv"),
     log:
-        "logs/receptive_fields/{dataset}/{network}.log",
+        layout.log("receptive_fields", "{dataset}", "{network}"),
     conda:
         "../../environment.yml"
     threads: 2
@@ -72,13 +72,7 @@ rule receptive_fields:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        settings=lambda wildcards: canonical(
-            {
-                "layers": CONFIG.propagation.layers,
-                "device": CONFIG.engine.device,
-                "image_ids": first_images(wildcards.dataset, wildcards.network),
-            }
-        ),
+        settings=settings("receptive_fields"),
     message:
         "receptive fields of {wildcards.network} on {wildcards.dataset}"
     shell:

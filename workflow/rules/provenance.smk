@@ -3,16 +3,16 @@
 
 rule configuration:
     input:
-        library("jobs/configuration.py"),
+        library("configuration"),
     output:
-        page=provenance_report("configuration", f"{RESULTS}/configuration.html"),
-        file=provenance_report("configuration", f"{RESULTS}/configuration.yaml"),
+        page=provenance_report("configuration", LAYOUT.configuration("html")),
+        file=provenance_report("configuration", LAYOUT.configuration("yaml")),
     log:
-        "logs/configuration.log",
+        layout.log("configuration"),
     conda:
         "../../environment.yml"
     params:
-        settings=whole_configuration(),
+        settings=settings("configuration"),
     message:
         "record the configuration"
     shell:
@@ -21,13 +21,13 @@ rule configuration:
 
 rule provenance:
     input:
-        library("jobs/provenance.py"),
-        manifests=all_manifests,
+        library("provenance"),
+        manifests=lambda wildcards: RUNS.all_manifests(),
     output:
-        page=provenance_report("provenance", f"{RESULTS}/provenance.html"),
-        table=provenance_report("provenance", f"{RESULTS}/provenance.csv"),
+        page=provenance_report("provenance", LAYOUT.provenance("html")),
+        table=provenance_report("provenance", LAYOUT.provenance("csv")),
     log:
-        "logs/provenance.log",
+        layout.log("provenance"),
     conda:
         "../../environment.yml"
     message:

@@ -3,34 +3,24 @@
 
 rule figures:
     input:
-        library("jobs/figures.py"),
-        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
-        records=f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/summary/attacks.parquet",
-        tables=expand(
-            "{results}/{{dataset}}/{{network}}/{{attack}}/summary/{table}",
-            results=RESULTS,
-            table=["layers.csv", "comparison.csv", "separation.csv"],
-        ),
+        library("figures"),
+        dataset=LAYOUT.dataset("{dataset}"),
+        records=LAYOUT.summary(RUN, runs.RECORDS),
+        tables=[LAYOUT.summary(RUN, table) for table in ("layers.csv", "comparison.csv", "separation.csv")],
         propagation=manifests("propagation"),
         locality=manifests("locality"),
     output:
-        pngs=[run_figure(name) for name in RUN_FIGURES],
-        pdfs=expand(
-            "{results}/{{dataset}}/{{network}}/{{attack}}/figures/{figure}.pdf",
-            results=RESULTS,
-            figure=RUN_FIGURES,
-        ),
+        pngs=[run_figure(name) for name in RUNS.figures],
+        pdfs=[LAYOUT.figure(RUN, name, "pdf") for name in RUNS.figures],
     log:
-        "logs/figures/{dataset}/{network}/{attack}.log",
+        layout.log("figures", "{dataset}", "{network}", "{attack}"),
     conda:
         "../../environment.yml"
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: canonical(
-            {**wildcards, "figures": CONFIG.figures, "confidence": CONFIG.statistics.confidence}
-        ),
+        settings=settings("figures"),
     message:
         "draw {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
@@ -40,20 +30,20 @@ rule figures:
 
 rule charts:
     input:
-        library("jobs/charts.py"),
-        locality=f"{RESULTS}/tables/locality.csv",
-        profile=f"{RESULTS}/tables/profile.csv",
-        fields=f"{RESULTS}/tables/receptive_fields.csv",
-        neighbourhood=f"{RESULTS}/tables/neighbourhood.csv",
+        library("charts"),
+        locality=LAYOUT.table("locality.csv"),
+        profile=LAYOUT.table("profile.csv"),
+        fields=LAYOUT.table(runs.FIELD_TABLE),
+        neighbourhood=LAYOUT.table("neighbourhood.csv"),
     output:
-        pngs=[chart(name) for name in CHARTS],
-        pdfs=expand("{results}/charts/{chart}.pdf", results=RESULTS, chart=CHARTS),
+        pngs=[chart(name) for name in runs.CHARTS],
+        pdfs=[LAYOUT.chart(name, "pdf") for name in runs.CHARTS],
     log:
-        "logs/charts.log",
+        layout.log("charts"),
     conda:
         "../../environment.yml"
     params:
-        settings=canonical(CHART),
+        settings=settings("charts"),
     message:
         "draw the charts of all runs"
     shell:

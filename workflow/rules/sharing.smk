@@ -3,14 +3,14 @@
 
 rule transfer:
     input:
-        library("jobs/transfer.py"),
-        dataset=f"{DATA}/datasets/{{dataset}}/manifest.json",
-        network=f"{DATA}/networks/{{network}}/manifest.json",
-        attack=attacks_of_others,
+        library("transfer"),
+        dataset=LAYOUT.dataset("{dataset}"),
+        network=LAYOUT.network("{network}"),
+        attack=lambda wildcards: RUNS.attacks_of_others(run_of(wildcards)),
     output:
-        f"{RESULTS}/{{dataset}}/{{network}}/{{attack}}/transfer.csv",
+        LAYOUT.transfer(RUN),
     log:
-        "logs/transfer/{dataset}/{network}/{attack}.log",
+        layout.log("transfer", "{dataset}", "{network}", "{attack}"),
     conda:
         "../../environment.yml"
     threads: 2
@@ -19,9 +19,7 @@ rule transfer:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        settings=lambda wildcards: canonical(
-            {"target": wildcards.network, "seed": CONFIG.statistics.seed, "engine": PASSES}
-        ),
+        settings=settings("transfer"),
     message:
         "others' successes on {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
@@ -31,55 +29,51 @@ rule transfer:
 
 rule sharing:
     input:
-        library("jobs/sharing.py"),
-        transfer=lambda wildcards: [
-            f"{RESULTS}/{wildcards.dataset}/{network}/{wildcards.attack}/transfer.csv"
-            for network in networks_of(wildcards.dataset, wildcards.attack)
-        ],
-        locality=vulnerable("locality"),
-        scan=vulnerable("scan"),
+        library("sharing"),
+        transfer=lambda wildcards: RUNS.transfers(**wildcards),
+        vulnerable=lambda wildcards: RUNS.vulnerable(**wildcards),
     output:
         report(
-            f"{RESULTS}/sharing/{{dataset}}/{{attack}}.csv",
+            LAYOUT.sharing("{dataset}", "{attack}"),
             caption="../report/sharing_table.rst",
             category="Tables",
             labels={"table": "sharing, {dataset}, {attack}"},
         ),
     log:
-        "logs/sharing/{dataset}/{attack}.log",
+        layout.log("sharing", "{dataset}", "{attack}"),
     conda:
         "../../environment.yml"
     resources:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: canonical({**wildcards, "statistics": part(Intervals, CONFIG.statistics)}),
+        settings=settings("sharing"),
     message:
         "what networks share on {wildcards.dataset}, {wildcards.attack}"
     shell:
         "{JOB} sharing --settings {params.settings:q} --output {output:q} {input.transfer:q}"
-        " {input.locality:q} {input.scan:q} 2>&1 | tee {log:q}"
+        " {input.vulnerable:q} 2>&1 | tee {log:q}"
 
 
 rule sharing_figures:
     input:
-        library("jobs/sharing_figures.py"),
-        table=f"{RESULTS}/sharing/{{dataset}}/{{attack}}.csv",
+        library("sharing_figures"),
+        table=LAYOUT.sharing("{dataset}", "{attack}"),
     output:
         png=report(
-            f"{RESULTS}/sharing_figures/{{dataset}}/{{attack}}.png",
+            LAYOUT.sharing_figure("{dataset}", "{attack}", "png"),
             caption="../report/sharing.rst",
             category="Figures",
             subcategory="all networks",
             labels={"figure": "sharing", "dataset": "{dataset}", "attack": "{attack}"},
         ),
-        pdf=f"{RESULTS}/sharing_figures/{{dataset}}/{{attack}}.pdf",
+        pdf=LAYOUT.sharing_figure("{dataset}", "{attack}", "pdf"),
     log:
-        "logs/sharing_figures/{dataset}/{attack}.log",
+        layout.log("sharing_figures", "{dataset}", "{attack}"),
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical({**wildcards, **CHART}),
+        settings=settings("sharing_figures"),
     message:
         "draw what networks share on {wildcards.dataset}, {wildcards.attack}"
     shell:

@@ -3,26 +3,22 @@
 
 rule summary:
     input:
-        library("jobs/summary.py"),
+        library("summary"),
         attack=manifests("attack"),
         propagation=manifests("propagation"),
         locality=manifests("locality"),
         controls=manifests("controls"),
     output:
-        tables=expand(
-            "{results}/{{dataset}}/{{network}}/{{attack}}/summary/{table}",
-            results=RESULTS,
-            table=["attacks.parquet", *RUN_TABLES],
-        ),
+        tables=[LAYOUT.summary(RUN, file) for file in (runs.RECORDS, *runs.RUN_TABLES)],
     log:
-        "logs/summary/{dataset}/{network}/{attack}.log",
+        layout.log("summary", "{dataset}", "{network}", "{attack}"),
     conda:
         "../../environment.yml"
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        settings=lambda wildcards: canonical({**wildcards, "statistics": CONFIG.statistics}),
+        settings=settings("summary"),
     message:
         "summarise {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
@@ -32,19 +28,19 @@ rule summary:
 
 rule tables:
     input:
-        library("jobs/tables.py"),
-        tables=tables_to_gather,
+        library("tables"),
+        tables=lambda wildcards: RUNS.tables_to_gather(wildcards.table),
     output:
         report(
-            f"{RESULTS}/tables/{{table}}",
+            LAYOUT.table("{table}"),
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
     log:
-        "logs/tables/{table}.log",
+        layout.log("tables", "{table}"),
     wildcard_constraints:
-        table="|".join(map(re.escape, [*RUN_TABLES, "receptive_fields.csv"])),
+        table="|".join(map(re.escape, [*runs.RUN_TABLES, runs.FIELD_TABLE])),
     conda:
         "../../environment.yml"
     message:

@@ -1,0 +1,315 @@
+"""What a configuration means: which datasets, networks, chunks and stages, and what each rule is told and reads."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onepix.config.datasets import ArraysDataset, Cifar10Dataset, FolderDataset, TorchvisionDataset
+from onepix.config.engine import Passes
+from onepix.config.networks import Network
+from onepix.config.reading import canonical, part
+from onepix.config.selection import Selection
+from onepix.config.statistics import Intervals
+from onepix.config.study import Config
+from onepix.datasets.selection import ids_in_file, listed_ids
+from onepix.errors import OnepixError
+from onepix.files.layout import STAGES, Run, block
+from onepix.files.located import PACKAGE, located
+from onepix.names import natural
+
+RECORDS = "attacks.parquet"
+RUN_TABLES = (
+    *("success.csv", "claims.csv", "layers.csv", "comparison.csv", "separation.csv"),
+    *("locality.csv", "profile.csv", "clusters.csv", "neighbourhood.csv"),
+)
+FIELD_TABLE = "receptive_fields.csv"  # of a dataset and a network, whatever the attack
+RUN_FIGURES = ("average_propagation", "average_aligned", "growth_by_depth", "comparison", "position_maps")
+CHARTS = ("locality_chart", "distance_profile", "receptive_fields")
+ELSEWHERE = ("bundled", "train", "factory", "torchvision")  # weights that are no file of the user's
+ADDRESSES = ("torchvision:", "http://", "https://")
+
+
+def rule_of(images: object) -> Selection | None:
+    """Return the rule that chooses images, which takes the dataset; None where they are listed."""
+    return images if isinstance(images, Selection) and images.file is None else None
+
+
+def image_ids(config: Config, index: int, chosen: Callable[[str, str], Path]) -> tuple[int, ...]:
+    """Return the ids of the images that a run names.
+
+    Parameters
+    ----------
+    config : Config
+        The study.
+    index : int
+        Of the run in the configuration's list.
+    chosen : callable
+        Takes a dataset and the name of a selection; returns the file that lists the images that the rule chose.
+
+    Raises
+    ------
+    OnepixError
+        If a list of ids cannot be read.
+    """
+    run = config.runs[index]
+    if rule := rule_of(run.images):
+        return ids_in_file(chosen(run.dataset, rule.name))
+    try:
+        return listed_ids(run.images)
+    except OnepixError as error:
+        raise OnepixError(f"runs.{index}.images: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """What is attacked how in a study, and which results follow from it.
+
+    Attributes
+    ----------
+    config : Config
+        The study.
+    images : callable
+        Takes the index of a run in the configuration's list; returns its image ids.
+    """
+
+    config: Config
+    images: Callable[[int], Sequence[int]]
+
+    @functools.cached_property
+    def indices(self) -> dict[Run, int]:
+        """Each dataset, network and attack, and the index of its entry in the configuration's list.
+
+        They stand in the order of their names and not of that list: it is the order of many rules' inputs, and of the
+        rows of tables.
+        """
+        found = {
+            (run.dataset, network, attack): index
+            for index, run in enumerate(self.config.runs)
+            for network in run.networks
+            for attack in run.attacks
+        }
+        return dict(sorted(found.items(), key=lambda run: [natural(name) for name in run[0]]))
+
+    @functools.cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each dataset and network."""
+        return list(dict.fromkeys((dataset, network) for dataset, network, _ in self.indices))
+
+    @functools.cached_property
+    def shared(self) -> list[tuple[str, str]]:
+        """Each dataset and attack of several networks, if each image is attacked once and by one pixel."""
+        pairs = dict.fromkeys((dataset, attack) for dataset, _, attack in self.indices)
+        return [
+            (dataset, attack)
+            for dataset, attack in pairs
+            if len(self.networks(dataset, attack)) > 1
+            and self.single_pixel(attack)
+            and self.config.attacks[attack].target is None
+        ]
+
+    @functools.cached_property
+    def selections(self) -> dict[str, Selection]:
+        """The rules for choosing images, by their names."""
+        return {rule.name: rule for run in self.config.runs if (rule := rule_of(run.images))}
+
+    def chosen(self, dataset: str, network: str) -> list[str]:
+        """Return the names of the rules that choose the images on which a network is attacked."""
+        of_pair = (run for run in self.config.runs if run.dataset == dataset and network in run.networks)
+        return [rule.name for run in of_pair if (rule := rule_of(run.images))]
+
+    def networks(self, dataset: str, attack: str) -> list[str]:
+        """Return the networks on which images of a dataset are attacked so."""
+        return [run[1] for run in self.indices if (run[0], run[2]) == (dataset, attack)]
+
+    def single_pixel(self, attack: str) -> bool:
+        """Tell whether an attack changes one pixel; where a change of several would be moved to is not defined."""
+        return bool(getattr(self.config.attacks[attack], "pixels", 1) == 1)
+
+    def stages(self, attack: str) -> list[str]:
+        """Return the stages that an attack's chunks go through."""
+        return [stage for stage in STAGES if stage in ("attack", "propagation") or self.single_pixel(attack)]
+
+    def chunks(self, run: Run) -> dict[str, list[int]]:
+        """Return a run's chunks: fixed blocks of image ids, by name, with the ids wanted of each."""
+        blocks: dict[str, list[int]] = {}
+        for image_id in self.images(self.indices[run]):
+            blocks.setdefault(block(image_id, self.config.images_per_job), []).append(image_id)
+        return blocks
+
+    def first_images(self, dataset: str, network: str) -> list[int]:
+        """Return the first images that a network is attacked on: its effective receptive fields come from them."""
+        of_pair = (index for run, index in self.indices.items() if run[:2] == (dataset, network))
+        ids = {image_id for index in of_pair for image_id in self.images(index)}
+        return sorted(ids)[: self.config.propagation.gradient_images]
+
+    # What rules read
+
+    def manifests(self, stage: str, run: Run) -> list[Path]:
+        """Return the manifests of all chunks of a run at a stage; none if its attack has no such stage."""
+        if stage not in self.stages(run[2]):
+            return []
+        return [self.config.layout.chunk(stage, run, chunk) for chunk in self.chunks(run)]
+
+    def all_manifests(self) -> list[Path]:
+        """Return the manifests of all datasets and networks that are used, and of all chunks of all stages."""
+        layout = self.config.layout
+        return [
+            *(layout.dataset(dataset) for dataset in dict.fromkeys(run[0] for run in self.indices)),
+            *(layout.network(network) for network in dict.fromkeys(run[1] for run in self.indices)),
+            *(layout.receptive_fields(*pair) for pair in self.pairs),
+            *(path for run in self.indices for stage in self.stages(run[2]) for path in self.manifests(stage, run)),
+        ]
+
+    def attacks_of_others(self, run: Run) -> list[Path]:
+        """Return the manifests of the same attack on the dataset's other networks."""
+        dataset, network, attack = run
+        others = [other for other in self.networks(dataset, attack) if other != network]
+        return [manifest for other in others for manifest in self.manifests("attack", (dataset, other, attack))]
+
+    def transfers(self, dataset: str, attack: str) -> list[Path]:
+        """Return the tables of others' successes on each network."""
+        return [self.config.layout.transfer((dataset, net, attack)) for net in self.networks(dataset, attack)]
+
+    def vulnerable(self, dataset: str, attack: str) -> list[Path]:
+        """Return the manifests that tell each network's vulnerable positions: whole scans, else position maps."""
+        settings = self.config.attacks[attack]
+        stage = "attack" if settings.method == "scan" and settings.stop == "all" else "locality"
+        runs = [(dataset, network, attack) for network in self.networks(dataset, attack)]
+        return [manifest for run in runs for manifest in self.manifests(stage, run)]
+
+    def tables_to_gather(self, table: str) -> list[Path]:
+        """Return the tables of all runs; those of receptive fields do not depend on the attack."""
+        if table == FIELD_TABLE:
+            return [self.config.layout.receptive_fields(*pair, "csv") for pair in self.pairs]
+        return [self.config.layout.summary(run, table) for run in self.indices]
+
+    def cifar10_of(self, dataset: str) -> list[Path]:
+        """Return CIFAR-10's manifest for a dataset that is made of it."""
+        return [self.config.layout.cifar10()] if isinstance(self.config.datasets[dataset], Cifar10Dataset) else []
+
+    def trained_weights(self, network: str) -> list[Path]:
+        """Return the weights to be trained, for a network that asks for it."""
+        wanted = self.config.networks[network].weights == "train"
+        return [self.config.layout.trained(network)] if wanted else []
+
+    def own_images(self, dataset: str) -> list[Path]:
+        """Return the user's own files of images, if the dataset is made of such; packages are not watched."""
+        settings = self.config.datasets[dataset]
+        if isinstance(settings, ArraysDataset):
+            return _own(settings.path)
+        if not isinstance(settings, FolderDataset):
+            return []
+        files = [file for folder in _own(settings.path) for file in sorted(folder.rglob("[!.]*"))]
+        # Snakemake would take braces for wildcards, and look for another file.
+        watched = [file for file in files if file.is_file() and not set("{}") & set(str(file))]
+        return [*watched, *_own(settings.labels or PACKAGE)]
+
+    def own_weights(self, network: str) -> list[Path]:
+        """Return the user's own file of weights, if the network names one."""
+        weights = self.config.networks[network].weights
+        return [] if weights in ELSEWHERE or weights.startswith(ADDRESSES) else _own(weights)
+
+    # What a run of the workflow makes
+
+    @property
+    def figures(self) -> list[str]:
+        """The figures of each run, by name."""
+        return [*(f"strip_{wanted}" for wanted in self.config.figures.strips), *RUN_FIGURES]
+
+    @property
+    def targets(self) -> list[Path]:
+        """All that is asked for; what else is made leads to it."""
+        layout = self.config.layout
+        return [
+            # Snakemake would not ask for the lists of images where later results, of other images, are there.
+            *(layout.selection(r.dataset, rule.name) for r in self.config.runs if (rule := rule_of(r.images))),
+            layout.configuration("yaml"),
+            layout.provenance("csv"),
+            *(layout.table(table) for table in (*RUN_TABLES, FIELD_TABLE)),
+            *(layout.sharing(*pair) for pair in self.shared),
+            *(layout.chart(name, "png") for name in CHARTS),
+            *(layout.sharing_figure(*pair, "png") for pair in self.shared),
+            *(layout.figure(run, name, "png") for run in self.indices for name in self.figures),
+        ]
+
+    # What rules are told
+
+    def settings(self, rule: str, names: Mapping[str, str]) -> dict[str, Any]:
+        """Return what a job needs to know of the configuration, and no more: what is in it reruns the job.
+
+        Parameters
+        ----------
+        rule : str
+            The job's.
+        names : mapping
+            The job's wildcards: dataset, network, attack, chunk, selection.
+        """
+        config, named = self.config, dict(names)
+        passes = part(Passes, config.engine)
+        follow = {"layers": config.propagation.layers, "engine": passes}
+        chart = {"dpi": config.figures.dpi, "confidence": config.statistics.confidence}
+        match rule:
+            case "cifar10":
+                return {"existing": config.existing_cifar10}
+            case "datasets":
+                return self._of_dataset(named["dataset"])
+            case "selection":
+                return {"images": self.selections[named["selection"]].rule}
+            case "training":
+                network = config.networks[named["network"]].model_dump(mode="json", exclude={"sha256"})
+                return {"network": network, "device": config.engine.device}
+            case "networks":
+                return {"network": self._of_network(named["network"])}
+            case "attack":
+                return self._of_attack((named["dataset"], named["network"], named["attack"]), named["chunk"])
+            case "propagation":
+                return follow
+            case "controls":
+                return {**follow, "seed": config.statistics.seed}
+            case "locality":
+                return {"engine": config.engine}
+            case "receptive_fields":
+                ids = self.first_images(named["dataset"], named["network"])
+                return {"layers": follow["layers"], "device": config.engine.device, "image_ids": ids}
+            case "transfer":
+                return {"target": named["network"], "seed": config.statistics.seed, "engine": passes}
+            case "sharing":
+                return {**named, "statistics": part(Intervals, config.statistics)}
+            case "sharing_figures":
+                return {**named, **chart}
+            case "summary":
+                return {**named, "statistics": config.statistics}
+            case "figures":
+                return {**named, "figures": config.figures, "confidence": chart["confidence"]}
+            case "charts":
+                return chart
+            case "configuration":
+                # The same for the same runs, in whatever order.
+                values = config.model_dump(mode="json")
+                return {**values, "runs": sorted(values["runs"], key=canonical)}
+        raise ValueError(f"no settings are told to the rule '{rule}'")
+
+    def _of_dataset(self, dataset: str) -> dict[str, Any]:
+        """Say also where torchvision's downloads go, if there are any."""
+        settings = self.config.datasets[dataset]
+        downloads = isinstance(settings, TorchvisionDataset) and settings.root is None
+        return {"dataset": settings, **({"downloads": str(self.config.layout.downloads())} if downloads else {})}
+
+    def _of_network(self, network: str) -> dict[str, Any]:
+        """Say no hash where nothing is downloaded or read."""
+        settings = self.config.networks[network]
+        known = part(Network, settings)
+        return {**known, "sha256": None} if settings.weights in ("train", "factory") else known
+
+    def _of_attack(self, run: Run, chunk: str) -> dict[str, Any]:
+        """Leave out what makes no difference beside the other settings."""
+        attack = self.config.attacks[run[2]]
+        settings = attack.model_dump(mode="json", exclude=attack.idle)
+        return {"attack": settings, "image_ids": self.chunks(run)[chunk], "engine": self.config.engine}
+
+
+def _own(name: str) -> list[Path]:
+    """Return a file or folder that the configuration names, unless it lies in a package."""
+    return [] if name.startswith(PACKAGE) else [located(name)]
