@@ -95,12 +95,11 @@ def verify(
     sample: Annotated[int, typer.Option(help="Attacked images of each run that are classified again.", min=0)] = 8,
 ) -> None:
     """Check what a study has left on disk, and do a sample of it again."""
-    from onepix.engine.devices import choose_device
     from onepix.files.layout import Layout
     from onepix.study.verify import verify
 
     chunks = Layout(data, results).chunks()
-    faults = list(verify(results, data, sample, choose_device("auto")))
+    faults = list(verify(results, data, sample))
     for fault in faults:
         typer.echo(f"{fault.what}\n  to repair: snakemake --cores all --force {fault.target}")
     if faults:
@@ -114,16 +113,10 @@ def evaluate(
     cifar10: Cifar10,
 ) -> None:
     """Print the accuracy of networks on CIFAR-10's 10,000 test images."""
-    from onepix.datasets.cifar10 import read_cifar10
-    from onepix.engine.devices import choose_device
-    from onepix.networks.training import accuracy
-    from onepix.networks.weights import bundled, load_network_file
+    from onepix.study.evaluate import accuracies
 
-    test = read_cifar10(cifar10, "test")
-    for name in networks:
-        path = bundled().get(name, Path(name))
-        device = choose_device("auto")
-        typer.echo(f"{name}: {accuracy(load_network_file(path, device), test, device):.2%}")
+    for name, accuracy in accuracies(networks, cifar10):
+        typer.echo(f"{name}: {accuracy:.2%}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ import xarray as xr
 
 from onepix.analysis.positions import PART, SCAN
 from onepix.datasets.arrays import load_arrays
+from onepix.engine.devices import choose_device
 from onepix.engine.evaluator import logits
 from onepix.errors import OnepixError
 from onepix.files.layout import FIELDS, STAGES, Chunk, Layout, result_of
@@ -46,7 +47,7 @@ class Fault:
     what: str
 
 
-def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> Iterator[Fault]:
+def verify(results: Path, data: Path, sample: int = 8, device: str = "auto") -> Iterator[Fault]:
     """Check every dataset, network and chunk of a study, and classify some attacked images of each run again.
 
     Parameters
@@ -56,7 +57,7 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
     sample : int
         Attacked images of each run that are rebuilt from their records and classified.
     device : str
-        For that.
+        For that; auto takes a GPU if there is one.
 
     Yields
     ------
@@ -78,7 +79,10 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "cpu") -> I
         if what := _data_fault(fields) or _origin_fault(chunk, FIELDS, ("dataset", "network")):
             yield Fault(fields, what)
     # Runs come by dataset, then by network: each is read once, as only the last one is kept.
-    read = functools.lru_cache(1)(_images), functools.lru_cache(1)(functools.partial(_network, device=device))
+    read = (
+        functools.lru_cache(1)(_images),
+        functools.lru_cache(1)(functools.partial(_network, device=choose_device(device))),
+    )
     for _, of_run in itertools.groupby(chunks, key=lambda chunk: chunk.run):
         whole = {}
         for chunk in of_run:
