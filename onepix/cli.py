@@ -95,16 +95,10 @@ def verify(
     sample: Annotated[int, typer.Option(help="Attacked images of each run that are classified again.", min=0)] = 8,
 ) -> None:
     """Check what a study has left on disk, and do a sample of it again."""
-    from onepix.files.layout import Layout
-    from onepix.study.verify import verify
+    from onepix.study.verify import lines
 
-    chunks = Layout(data, results).chunks()
-    faults = list(verify(results, data, sample))
-    for fault in faults:
-        typer.echo(f"{fault.what}\n  to repair: snakemake --cores all --force {fault.target}")
-    if faults:
-        raise OnepixError(f"{results}: {len(faults)} faults in {len(chunks)} chunks")
-    typer.echo(f"{results}: {len(chunks)} chunks, all as they were written")
+    for line in lines(results, data, sample):
+        typer.echo(line)
 
 
 @app.command()

@@ -47,6 +47,22 @@ class Fault:
     what: str
 
 
+def lines(results: Path, data: Path, sample: int) -> Iterator[str]:
+    """Say what `verify` finds, and how each fault is repaired; parameters as there.
+
+    Raises
+    ------
+    OnepixError
+        At the end, if there are faults.
+    """
+    chunks, faults = Layout(data, results).chunks(), list(verify(results, data, sample))
+    for fault in faults:
+        yield f"{fault.what}\n  to repair: snakemake --cores all --force {fault.target}"
+    if faults:
+        raise OnepixError(f"{results}: {len(faults)} faults in {len(chunks)} chunks")
+    yield f"{results}: {len(chunks)} chunks, all as they were written"
+
+
 def verify(results: Path, data: Path, sample: int = 8, device: str = "auto") -> Iterator[Fault]:
     """Check every dataset, network and chunk of a study, and classify some attacked images of each run again.
 
@@ -79,10 +95,8 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "auto") -> 
         if what := _data_fault(fields) or _origin_fault(chunk, FIELDS, ("dataset", "network")):
             yield Fault(fields, what)
     # Runs come by dataset, then by network: each is read once, as only the last one is kept.
-    read = (
-        functools.lru_cache(1)(_images),
-        functools.lru_cache(1)(functools.partial(_network, device=choose_device(device))),
-    )
+    network = functools.partial(_network, device=choose_device(device))
+    read = functools.lru_cache(1)(_images), functools.lru_cache(1)(network)
     for _, of_run in itertools.groupby(chunks, key=lambda chunk: chunk.run):
         whole = {}
         for chunk in of_run:
