@@ -282,10 +282,10 @@ def test_tables_of_the_locality_analysis(finished_study, run, records, network):
 def test_figures(finished_study, run):
     names = ["strip_success", "strip_failure", "average_propagation", "average_aligned", "growth_by_depth"]
     stems = [run / "figures" / name for name in [*names, "comparison", "position_maps"]] + [
-        finished_study.folder / "results/figures" / name
+        finished_study.folder / "results/charts" / name
         for name in ("locality_chart", "distance_profile", "receptive_fields")
     ]
-    stems.append(finished_study.folder / "results/sharing/sample/de")
+    stems.append(finished_study.folder / "results/sharing_figures/sample/de")
     for stem in stems:
         with Image.open(stem.with_suffix(".png")) as picture:
             picture.verify()

@@ -85,7 +85,7 @@ def test_pictures_and_a_network_from_the_web(site, monkeypatch, tmp_path):
     images = load_arrays(checked_data(folder / "data/datasets/pictures/manifest.json"))
     assert images.images.shape == (8, 20, 22, 3)
     assert images.names == tuple(f"{name}/{index}.png" for name in ("cat", "dog") for index in range(4))
-    chosen = [int(line) for line in (folder / "data/datasets/pictures/per-class-2-seed-3.txt").read_text().split()]
+    chosen = [int(line) for line in (folder / "data/selection/pictures/per-class-2-seed-3.txt").read_text().split()]
     assert sorted(images.labels[chosen].tolist()) == [0, 0, 1, 1]
     assert pd.read_csv(folder / TABLE)["images"].item() == 4
     (first, second) = sorted((folder / "results/pictures/far/de/attack").glob("*.json"))

@@ -1,18 +1,10 @@
 """Users' mistakes end in one clear message, and leave earlier results whole."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from onepix.files.manifests import checked_data, digest
-
-
-def onepix(study, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "onepix", *arguments], cwd=study.folder, text=True, capture_output=True, check=False
-    )
 
 
 def told(run, message):
@@ -63,7 +55,7 @@ def attack_job(**changes):
 
 def test_image_ids_outside_the_set(finished_study):
     told(
-        onepix(finished_study, *attack_job(image_ids=[99, 100])),
+        finished_study.command("onepix.jobs", *attack_job(image_ids=[99, 100])),
         "image ids: 100 is not in the set, which holds 100 images with ids 0–99",
     )
     assert not (finished_study.folder / "other").exists()
@@ -72,7 +64,7 @@ def test_image_ids_outside_the_set(finished_study):
 def test_settings_that_are_no_json(finished_study):
     arguments = attack_job()
     arguments[2] = "{"
-    told(onepix(finished_study, *arguments), "--settings: not JSON")
+    told(finished_study.command("onepix.jobs", *arguments), "--settings: not JSON")
 
 
 def test_records_truncated_on_disk(study_copy):
@@ -96,16 +88,11 @@ def test_records_truncated_on_disk(study_copy):
 
 def test_weights_that_are_missing_or_truncated(finished_study, tmp_path):
     network = {"architecture": "lenet", "weights": str(tmp_path / "mine.safetensors")}
-    job = [
-        "fetch-network",
-        "--settings",
-        json.dumps({"network": network}),
-        "--output",
-        str(tmp_path / "n/manifest.json"),
-    ]
+    output = str(tmp_path / "n/manifest.json")
+    command = ["networks", "--settings", json.dumps({"network": network}), "--output", output]
     missing = "mine.safetensors: No such file or directory; expected safetensors, a torch checkpoint or Keras 2 HDF5"
-    told(onepix(finished_study, *job), missing)
+    told(finished_study.command("onepix.jobs", *command), missing)
     whole = (finished_study.folder / "onepix/assets/lenet.safetensors").read_bytes()
     (tmp_path / "mine.safetensors").write_bytes(whole[:1000])
-    told(onepix(finished_study, *job), "mine.safetensors: not a whole safetensors file")
+    told(finished_study.command("onepix.jobs", *command), "mine.safetensors: not a whole safetensors file")
     assert not list(tmp_path.rglob("manifest.json"))
