@@ -39,7 +39,7 @@ ORDER = ("workflow/test_end_to_end.py", "networks", "figures", "attacks", "engin
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs Snakemake; and keep the tests of a file on one worker, which makes their fixtures once."""
+    """Mark what runs Snakemake, and put the files into order: each is for one worker, which makes its fixtures once."""
 
     def rank(item: pytest.Item) -> int:
         file = item.path.relative_to(ROOT / "tests")
@@ -49,8 +49,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file = item.path.relative_to(ROOT / "tests")
         if "finished_study" in getattr(item, "fixturenames", ()) or file.parts[0] == "workflow":
             item.add_marker("workflow")
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(file)))
     items.sort(key=rank)
 
 
