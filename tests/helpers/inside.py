@@ -26,7 +26,15 @@ import torch
 import yaml
 from snakemake.api import SnakemakeApi
 from snakemake.exceptions import WorkflowError
-from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
+from snakemake.scheduling.greedy import SchedulerSettings
+from snakemake.settings.types import (
+    ConfigSettings,
+    DAGSettings,
+    OutputSettings,
+    Quietness,
+    ResourceSettings,
+    SchedulingSettings,
+)
 from snakemake.workflow import Workflow
 from studies import Study
 
@@ -61,7 +69,7 @@ def called(
     errors = said if errors is None else errors
     torch.set_num_threads(int(env["OMP_NUM_THREADS"]))  # of this thread, which is the job's own
     with (
-        mock.patch.dict(os.environ, env),
+        environment(env),
         mock.patch.object(sys, "argv", [module, *arguments]),
         mock.patch.object(sys, "path", [str(Path.cwd()), *sys.path]),
         mock.patch.object(signal, "signal"),  # only the main thread may
@@ -82,6 +90,20 @@ def called(
                 if (getattr(sys.modules[name], "__file__", None) or "").startswith(f"{Path.cwd()}/"):
                     del sys.modules[name]
     return 0, said.getvalue()
+
+
+@contextlib.contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Set some variables and take that back; others are never gone meanwhile, as Snakemake's own thread reads them."""
+    before = {name: os.environ.get(name) for name, value in values.items() if os.environ.get(name) != value}
+    os.environ.update({name: values[name] for name in before})
+    try:
+        yield
+    finally:
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
 
 
 @contextlib.contextmanager
@@ -106,7 +128,12 @@ def workflow(
         settings = ConfigSettings(configfiles=[file])
         of_study = api.workflow(ResourceSettings(cores=2), settings, snakefile=folder / "Snakefile", workdir=folder)
         dag = of_study.dag(DAGSettings(targets=frozenset(targets), forceall=everything))
-        dag.execute_workflow(executor=executor)
+        # The other scheduler is a program of its own: to start one while a job's thread sets its environment may fail.
+        scheduler = {
+            "scheduling_settings": SchedulingSettings(scheduler="greedy"),
+            "scheduler_settings": SchedulerSettings(),
+        }
+        dag.execute_workflow(executor=executor, **scheduler)
         yield of_study._workflow
 
 
