@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for mistakes that the user can correct."""
 
 
 class OnepixError(Exception):
@@ -6,12 +6,12 @@ class OnepixError(Exception):
 
 
 class OfflineError(OnepixError):
-    """Something is not at hand, and may not be fetched now.
+    """Something is missing, and ONEPIX_OFFLINE forbids to download it.
 
     Attributes
     ----------
     missing : str
-        What is not where.
+        What is missing, and where it was looked for.
     """
 
     def __init__(self, missing: str, advice: str) -> None:
