@@ -1,4 +1,4 @@
-"""Tries out a configuration before it runs: every network on every dataset that a run gives it."""
+"""Tries a configuration before it runs: every network on every dataset of its runs."""
 
 import dataclasses
 import multiprocessing
@@ -17,7 +17,7 @@ from onepix.config.study import Config
 from onepix.errors import OfflineError, OnepixError
 from onepix.files.manifests import read_manifest
 
-if TYPE_CHECKING:  # each pair is checked in a process of its own, which alone imports torch
+if TYPE_CHECKING:  # each pair is checked in its own process, and only that imports torch
     from torch import Tensor
 
     from onepix.engine.evaluator import Evaluator
@@ -25,13 +25,13 @@ if TYPE_CHECKING:  # each pair is checked in a process of its own, which alone i
     from onepix.networks.classifier import Classifier
 
 T = TypeVar("T")
-KILLED = "the process that tried it was killed; was the memory full?"
-TRIED = 1.0  # seconds for which passes are counted, after a first round
+KILLED = "the process that tried it was killed; perhaps the memory was full"
+TRIED = 1.0  # seconds during which passes are counted, after a first pass
 
 
 @dataclasses.dataclass
 class Row:
-    """What was found of one network on one dataset; None where it could not be found out.
+    """The findings about one network on one dataset; None where unknown.
 
     Attributes
     ----------
@@ -46,9 +46,9 @@ class Row:
     accuracy : tuple of int or None
         Images of the sample classified as labelled, and images of the sample.
     scaling : dict
-        `mean` and `std`, a number a channel; empty if unknown.
+        `mean` and `std`, one number per channel; empty if unknown.
     memory : int or None
-        Peak of the process (on a GPU: of PyTorch's tensors) in bytes.
+        Peak memory of the process (on a GPU: of PyTorch's tensors), in bytes.
     passes : float or None
         Candidates screened per second.
     weights : str
@@ -56,9 +56,9 @@ class Row:
     verified : str
         How their file is verified; empty if it is not.
     fetches : list of str
-        What is not at hand.
+        What would have to be fetched.
     fault : str
-        What would stop the run; empty if nothing would.
+        The mistake that would stop the run; empty if there is none.
     """
 
     dataset: str
@@ -78,7 +78,7 @@ class Row:
 
 
 def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Row]:
-    """Try every network on every dataset that a run gives it, each pair in a fresh process.
+    """Try every network on every dataset of its runs, each pair in a new process.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ro
     sample : int
         Images on which the accuracy is measured: the first of those selected.
     fetch : bool
-        Fetch what is not at hand; else it is only named, and what depends on it stays unknown.
+        Fetch what is missing; otherwise it is only named, and what depends on it stays unknown.
 
     Yields
     ------
@@ -102,7 +102,7 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ro
 def check_pair(
     config: Config, dataset: str, network: str, sample: int, fetch: bool = False, threads: int | None = None
 ) -> Row:
-    """Try one network on one dataset, in a process of its own.
+    """Try one network on one dataset, in its own process.
 
     Parameters
     ----------
@@ -111,12 +111,12 @@ def check_pair(
     dataset, network : str
         Their names.
     threads : int, optional
-        Of PyTorch; all cores unless given.
+        Threads of PyTorch; default: all cores.
 
     Returns
     -------
     Row
-        What is wrong with the pair stands in it.
+        With the mistake, if there is one, as `fault`.
     """
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -152,7 +152,7 @@ def _keep_to(threads: int) -> None:
 
 
 def known(config: Config, dataset: str) -> tuple[tuple[int, int, int], int] | None:
-    """Return the shape of a dataset's images and its classes, if they are known before it is loaded."""
+    """Return shape of the images and number of classes of a dataset, if known before it is loaded."""
     if isinstance(config.datasets[dataset], BundledDataset | Cifar10Dataset):
         return (32, 32, 3), 10
     manifest = _fetched(config, dataset)
@@ -164,7 +164,7 @@ def known(config: Config, dataset: str) -> tuple[tuple[int, int, int], int] | No
 
 
 def _fetched(config: Config, dataset: str) -> Path | None:
-    """Return the manifest of a dataset that was fetched as it is configured now."""
+    """Return the manifest of a dataset, if it was fetched with its present settings."""
     manifest = config.layout.dataset(dataset)
     if not manifest.exists():
         return None
@@ -173,7 +173,7 @@ def _fetched(config: Config, dataset: str) -> Path | None:
 
 
 def _noise(shape: tuple[int, int, int], classes: int) -> "ImageSet":
-    """Return one image in place of those that are not at hand: speed is the same on any."""
+    """Return one random image instead of missing ones: the speed does not depend on the image."""
     import numpy as np
 
     from onepix.images import ImageSet
@@ -183,14 +183,14 @@ def _noise(shape: tuple[int, int, int], classes: int) -> "ImageSet":
 
 
 def _load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
-    """Load a row's network, on its device, and the images that are attacked on it; None is what is not at hand.
+    """Load a row's network, on its device, and the images that are attacked on it; None for what is missing.
 
-    The row learns what they are and what would be fetched.
+    Notes in the row what they are, and what would be fetched.
 
     Raises
     ------
     OnepixError
-        What would stop the run.
+        For a mistake that would stop the run.
     """
     from onepix.engine.devices import choose_device, keep_memory
 
@@ -230,7 +230,7 @@ def _cifar10(config: Config) -> Path:
 
 
 def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
-    """Load a network, if its weights are at hand."""
+    """Load a network, if its weights are here."""
     from onepix.networks.sources import find, load_classifier
 
     settings = config.networks[name]
@@ -248,7 +248,7 @@ def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
 
 
 def _with_fresh_weights(config: Config, network: str) -> "Classifier":
-    """Build a network whose weights are not at hand, on its device: its speed is that of any weights."""
+    """Build a network whose weights are missing, on its device: the speed does not depend on the weights."""
     from onepix.engine.devices import choose_device
     from onepix.networks.build import build
     from onepix.networks.classifier import Classifier
@@ -296,14 +296,14 @@ def _try_out(row: Row, config: Config, classifier: "Classifier", few: "ImageSet"
 
 
 def _passes_per_second(evaluator: "Evaluator", picture: "Tensor") -> float:
-    """Screen random one-pixel changes of an image, a round of a search at a time."""
+    """Measure the speed of screening random one-pixel changes, one round of a search at a time."""
     import torch
 
-    from onepix.attacks.search import PASSES_A_ROUND
+    from onepix.attacks.search import PASSES_PER_ROUND
     from onepix.pixels import Perturbation
 
     height, width, channels = picture.shape[1:]
-    count = PASSES_A_ROUND * evaluator.micro_batch
+    count = PASSES_PER_ROUND * evaluator.micro_batch
     generator = torch.Generator().manual_seed(0)
     rows, columns, values = (
         torch.randint(0, below, size, generator=generator, dtype=dtype).to(picture.device)
@@ -324,7 +324,7 @@ def _passes_per_second(evaluator: "Evaluator", picture: "Tensor") -> float:
 
 
 def _peak_memory() -> int | None:
-    """Return the most memory that this process has held, in bytes; on a GPU, its tensors'."""
+    """Return the most memory that this process has held, in bytes; on a GPU, that of its tensors."""
     import torch
 
     if torch.cuda.is_available():
