@@ -1,4 +1,4 @@
-"""Folders of pictures, with a subfolder a class or a table of labels."""
+"""Folders of pictures, with one subfolder per class or a table of labels."""
 
 import csv
 import os
@@ -38,10 +38,10 @@ class Labelled(NamedTuple):
 
 
 def load_folder(settings: FolderDataset) -> ImageSet:
-    """Read a folder of pictures as 8-bit images; these are what an attack changes.
+    """Read a folder of pictures as 8-bit images; an attack changes these.
 
-    Without a table of labels, a class is an immediate subfolder with pictures in it, at any depth. Hidden files and
-    folders, and files whose ending is of no picture format, are left out. Otherwise the table decides.
+    Without a table of labels, each direct subfolder that holds pictures, at any depth, is a class. Hidden files and
+    folders are left out, and files whose ending is not that of a picture format.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def load_folder(settings: FolderDataset) -> ImageSet:
     Returns
     -------
     ImageSet
-        In the order of the subfolders' names and the paths in them, or of the table's rows. The ids are the places in
-        that order, the names are the files' paths relative to the folder.
+        In the order of the subfolders' names and the paths in them, or of the table's rows. Ids count from 0 in that
+        order; names are the files' paths relative to the folder.
 
     Raises
     ------
@@ -86,8 +86,8 @@ def _by_subfolder(folder: Path, given: tuple[str, ...] | None) -> Labelled:
     subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not subfolders:
         raise OnepixError(
-            f"{folder}: labels are missing: expected a subfolder a class, or a CSV file with the columns file and "
-            "label, named as labels"
+            f"{folder}: labels are missing: expected one subfolder per class, or as labels a CSV file with the "
+            "columns file and label"
         )
     classes = {name: files for name in subfolders if (files := sorted(_pictures_below(folder, name)))}
     if not classes:
@@ -102,7 +102,7 @@ def _pictures_below(folder: Path, subfolder: str) -> Iterator[str]:
     """Find the pictures at any depth, following links, as paths relative to the folder."""
 
     def refuse(error: OSError) -> None:
-        raise error  # os.walk would leave out what it may not read
+        raise error  # os.walk would silently skip what it may not read
 
     for inside, subfolders, files in os.walk(folder / subfolder, onerror=refuse, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -130,7 +130,7 @@ def _rows(table: Path) -> list[Row]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise OnepixError(f"{table}: cannot be read ({error}); {expected}") from None
     if not rows:
-        raise OnepixError(f"{table}: no rows; expected a row a picture")
+        raise OnepixError(f"{table}: no rows; expected one row per picture")
     return rows
 
 
@@ -144,14 +144,14 @@ def _by_table(folder: Path, rows: Sequence[Row], given: tuple[str, ...] | None) 
             raise OnepixError(f"{row.where}: {folder / row.file} does not exist")
         name = Path(os.path.relpath(folder / row.file, folder)).as_posix()
         if name in first:
-            raise OnepixError(f"{row.where}: the file {name} occurs before ({first[name].where}); expected it once")
+            raise OnepixError(f"{row.where}: the file {name} is listed before ({first[name].where}); expected it once")
         first[name] = row
     labels, names = _numbers(rows) if given is None else (_indices(rows, given), given)
     return Labelled(list(first), labels, names)
 
 
 def _indices(rows: Sequence[Row], names: tuple[str, ...]) -> list[int]:
-    """Read labels as names among the given ones, else as indices of them."""
+    """Read labels as class names, or as indices of class names."""
     indices: dict[str, int] = {}
     for row in rows:
         if row.label not in indices:
@@ -169,7 +169,7 @@ def _index(row: Row, names: tuple[str, ...]) -> int:
 
 
 def _numbers(rows: Sequence[Row]) -> tuple[list[int], tuple[str, ...]]:
-    """Read labels as indices if all are numbers; else the classes are the labels, sorted."""
+    """Read labels as indices if all are numbers; otherwise the sorted labels are the classes."""
     if all(NUMBER.fullmatch(row.label) for row in rows):
         labels = [_class_index(row) for row in rows]
         return labels, numbered(labels, rows[labels.index(max(labels))].where)
