@@ -16,7 +16,7 @@ RULES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("*.py") if
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run a job by its rule's name and its options.
+    """Run the job of a rule, given its name and options.
 
     Raises
     ------
