@@ -11,7 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:  # it imports torch
     from onepix.study.attack_pictures import Row
 
-WIDTH = 160  # of a table that goes to a file and not to a terminal
+WIDTH = 160  # characters per line, if the output is not a terminal
 COLUMNS = ("picture", "class", "row, column", "colour", "new class", "tried")
 
 
@@ -21,7 +21,7 @@ def say(line: str) -> None:
 
 
 def show(rows: Sequence["Row"]) -> None:
-    """Print a table with one row per picture, and where the rest was written."""
+    """Print a table with one row per picture, and the folders that were written."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
@@ -39,7 +39,7 @@ def cells(row: "Row") -> list[str]:
     picture = Path(row.picture).name
     seen = f"{row.clean_class} {row.confidence:.1%}"
     if row.flipped is None:
-        return [picture, seen, "", "", f"not attacked: the network does not say {row.label}", ""]
+        return [picture, seen, "", "", f"not attacked: the network does not classify it as {row.label}", ""]
     tried = f"{row.tried:,}"
     if not row.flipped:
         return [picture, seen, "", "", f"no flip within {tried} candidates", tried]

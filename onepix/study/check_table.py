@@ -9,7 +9,7 @@ from onepix.config.study import Config
 from onepix.study.check import Row
 
 UNKNOWN = "?"
-WIDTH = 160  # of a table that goes to a file and not to a terminal
+WIDTH = 160  # characters per line, if the output is not a terminal
 COLUMNS = (
     "dataset",
     "network",
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def show(config: Config, rows: Iterable[Row]) -> int:
-    """Print a table of rows, what would be fetched and what is wrong; return how many rows have a fault."""
+    """Print a table, what would be fetched, and all mistakes; return how many rows have a fault."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
@@ -50,7 +50,7 @@ def show(config: Config, rows: Iterable[Row]) -> int:
 
 
 def cells(row: Row) -> list[str]:
-    """Return a row as text, a cell a column."""
+    """Return a row as text, one cell per column."""
     shape = "×".join(map(str, row.shape)) if row.shape else UNKNOWN
     correct, of = row.accuracy or (0, 0)
     return [
@@ -68,5 +68,5 @@ def cells(row: Row) -> list[str]:
 
 
 def _numbers(values: Sequence[float] | float) -> str:
-    """Write one number a channel, or one for all."""
+    """Write one number per channel, or one for all channels."""
     return " ".join(f"{value:.4g}" for value in (values if isinstance(values, Sequence) else [values]))

@@ -171,7 +171,7 @@ def test_what_is_not_known_is_told_with_the_reason(found, unknown):
 def test_images_that_a_rule_will_choose_are_not_known():
     found = estimate(study(), RUN, [], Row(*RUN[:2]))
     assert (found.images, found.of, found.passes, found.seconds) == (None, None, None, None)
-    assert found.unknown.startswith("sample × lenet × de: a rule chooses the images")
+    assert found.unknown.startswith("sample × lenet × de: a rule will choose the images")
     assert cells(found) == [*RUN, "?", "?", "?", "?"]
     assert sums([found, Estimate(RUN, 0, 4, 0)]) == ["sum", "", "", "?", "?", "", "?"]
 
@@ -274,16 +274,16 @@ def test_what_is_printed(capsys):
         "sum 12 of 16 14,400 2.7 h",
         "",
         "≤: at most. Images classified wrongly are not attacked, and attacks may end at a success.",
-        "Passes per second are those of a trial just now: what attacks check in float32 comes on top. Times are of one "
-        "job at a time: divide them by the number of jobs at a time.",
-        "Only attacks are counted; the jobs of other rules take time too.",
+        "Passes per second were measured just now, without the checks in float32 that attacks add. Times are for "
+        "one job at a time: divide them by the number of jobs that run at once.",
+        "Only attacks are counted; the jobs of other rules take time, too.",
     ]
 
 
 def test_notes_say_what_the_table_holds_and_no_more():
     drawing = Workflow((Job("figures", {}, {}, ("new",)),))
     assert list(notes(drawing, [Estimate(RUN, 0, 8, 0)])) == [
-        "Only attacks are counted; the jobs of other rules take time too."
+        "Only attacks are counted; the jobs of other rules take time, too."
     ]
     twice = [Estimate((*RUN[:2], name), 8, 8, unknown="sample × lenet: no") for name in ("de", "scan")]
     assert list(notes(Workflow(tuple(attacks())), twice))[1:] == ["sample × lenet: no"]
@@ -291,4 +291,4 @@ def test_notes_say_what_the_table_holds_and_no_more():
 
 def test_nothing_to_do(capsys):
     show(Workflow((job(ATTACK, why=()),)), iter([]))
-    assert capsys.readouterr().out == "nothing would run: all results are there, made as the configuration says\n"
+    assert capsys.readouterr().out == "nothing would run: all results exist and match the configuration\n"
