@@ -2,7 +2,7 @@
 
 
 class OnepixError(Exception):
-    """A mistake in the input, told in one line: what was wrong, where, and what was expected."""
+    """A mistake of the user. Its message is one line: what was wrong, where, and what was expected."""
 
 
 class OfflineError(OnepixError):

@@ -132,7 +132,7 @@ def attack(
     Raises
     ------
     OnepixError
-        One line: what was wrong, and what was expected.
+        With one line: what was wrong, and what was expected.
     """
     chosen = settings_of(method, settings)
     pictures = _image_set(classifier, images, labels, ids)

@@ -255,7 +255,7 @@ def said_of_controls(
 def maps_tree(
     layers: "Sequence[LayerMaps]", fields: "Mapping[str, ReceptiveField | None]", root: xr.Dataset
 ) -> xr.DataTree:
-    """Put propagation maps and their measurements into one tree; `root` is as of `follow`, with `image_shape`."""
+    """Put propagation maps and their measurements into one tree; `root` is as in `onepix.jobs.propagation.follow`."""
     groups = {
         f"/{depth:03d}_{layer.name}": _group(depth, layer, fields.get(layer.name)) for depth, layer in enumerate(layers)
     }

@@ -33,7 +33,7 @@ class Positions:
     Attributes
     ----------
     image, target : ndarray
-        int64, shape (N,): ids, and targets as of `onepix.files.targets.targets_of`.
+        int64, shape (N,): ids, and targets as in `onepix.files.targets.targets_of`.
     rows, columns : ndarray
         int64, shape (N,): the attacked pixels.
     colours : ndarray

@@ -157,7 +157,7 @@ def _standardised(maps: npt.NDArray[np.bool_] | npt.NDArray[np.floating]) -> Flo
 def _lagged_mean(deviations: Floats) -> Floats:
     """Return each map's mean product of neighbours; for standardised maps, (N, y, x), this is Moran's I."""
     upper, lower = deviations[:, :-1], deviations[:, 1:]
-    # Each pair of neighbours once: beside, below, below to the right and to the left.
+    # Each pair of neighbours once: to the right, below, below right and below left.
     pairs = [
         (deviations[:, :, :-1], deviations[:, :, 1:]),
         (upper, lower),

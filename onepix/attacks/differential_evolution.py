@@ -23,7 +23,7 @@ class Evolution:
     A child competes with its own parent and replaces it if it is better. `paper`: x1 + F (x2 − x3), F = 0.5, no
     crossover; positions start uniform, colours normal; genes that leave their range are set to the bound (the paper
     does not say). `best1bin`: best + F (x1 − x2), F drawn for each generation, crossover 1, a Latin hypercube to
-    start, genes that leave their range drawn anew. That is scipy's optimiser with the settings that attack libraries
+    start, genes that leave their range drawn again. That is scipy's optimiser with the settings that attack libraries
     give it, except that whole generations are evaluated together.
 
     Parameters
@@ -130,7 +130,7 @@ def _paper_children(
 def _best_children(
     genes: Tensor, fitness: Tensor, streams: Sequence[np.random.Generator], weight: Weight, upper: Tensor
 ) -> Tensor:
-    """Return best + F (x_r1 − x_r2), r1 and r2 other than the parent; genes outside their range are drawn anew."""
+    """Return best + F (x_r1 − x_r2), r1 and r2 other than the parent; genes outside their range are drawn again."""
     shape = genes.shape[1:]
     draws = [(_drawn(stream, weight), _others(stream, shape[0]), stream.uniform(size=shape)) for stream in streams]
     weights = torch.tensor([w for w, _, _ in draws], dtype=genes.dtype, device=genes.device)[:, None, None, None]

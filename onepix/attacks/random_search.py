@@ -44,7 +44,7 @@ class RandomDraws:
         self.active += attacks
 
     def propose(self) -> tuple[Perturbation, Tensor]:
-        """Draw anew."""
+        """Draw new candidates."""
         height, width, channels = self.shape
         high = [height, width, *[256] * channels]
         size = (self.round_size, self.pixels, len(high))

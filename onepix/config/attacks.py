@@ -64,7 +64,7 @@ class DifferentialEvolution(PixelSearch):
     variant: Literal["paper", "best1bin"] = Field(
         "paper",
         description="paper: rand/1 without crossover, each child against its own parent; best1bin: best/1/bin with "
-        "crossover 1 and F drawn anew in each generation, as attack libraries use it.",
+        "crossover 1 and F drawn for each generation, as attack libraries use it.",
     )
     population: int = Field(400, ge=4, description="Candidates per image and generation.")
     generations: int = Field(100, ge=0, description="Generations after the first population.")

@@ -16,12 +16,12 @@ from onepix.figures import style
 
 Positions = npt.NDArray[np.float64]
 
-LEFT, RIGHT = 0.7, 0.08  # Margins beside the plots, in inches.
+LEFT, RIGHT = 0.7, 0.08  # Margins left and right of the plots, in inches.
 WIDTH = style.DOUBLE - LEFT - RIGHT  # Of a plot, in inches.
 TALLEST, LOWEST = 1.05, 0.7  # Heights of a plot, in inches.
 PAGE = 8.9  # Height of the figure, in inches, unless long layer names ask for more.
 GAP = 0.12  # Between the plots, in inches.
-TICKS = 0.42  # Room for the numbers beside a plot, in inches.
+TICKS = 0.42  # Room for the numbers left of a plot, in inches.
 BAND = 0.2  # Opacity.
 APART = 0.03  # Distance of the outcomes where there is only one layer; a plot is then 1 wide.
 PITCH = 0.115  # Least distance of two layer names, in inches.
