@@ -4,6 +4,7 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several that share the cores; read when NumPy and PyTorch are loaded
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave the cores to those that work
 
 import shutil
 import subprocess
@@ -32,16 +33,23 @@ def pytest_configure() -> None:
         os.environ["SLURM_CONF"] = os.devnull
 
 
+# Which tests come first. One worker runs the study, in processes of its own; meanwhile the others have tests that need
+# none, and what is short comes last, so that all end together.
+ORDER = ("workflow/test_end_to_end.py", "networks", "figures", "attacks", "engine", "workflow", "study", "jobs")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs Snakemake; and keep the tests of a file on one worker, which makes their fixtures once."""
+    """Mark what runs Snakemake, and put the files into order: each is for one worker, which makes its fixtures once."""
+
+    def rank(item: pytest.Item) -> int:
+        file = item.path.relative_to(ROOT / "tests")
+        return min(ORDER.index(name) if name in ORDER else len(ORDER) for name in (file.as_posix(), file.parts[0]))
+
     for item in items:
         file = item.path.relative_to(ROOT / "tests")
         if "finished_study" in getattr(item, "fixturenames", ()) or file.parts[0] == "workflow":
             item.add_marker("workflow")
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(file)))
-    # The study that is run first takes its time, with processes of its own; meanwhile there is something to do for all.
-    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
+    items.sort(key=rank)
 
 
 @pytest.fixture
@@ -63,9 +71,10 @@ def official_cifar10() -> Path:
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Study:
-    """Run the small study once, for real. Tests must leave it as it was; see `study_copy`.
+    """Run the small study once, its jobs in this process. Tests must leave it as it was; see `study_copy`.
 
-    Of several workers, the first that needs it runs it, and each has a copy.
+    Of several workers, the first that needs it runs it, and each has a copy. What processes of their own make
+    is held against it in workflow/test_end_to_end.py.
     """
     own = tmp_path_factory.mktemp("finished") / "study"
     if worker_id == "master":
@@ -80,9 +89,10 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> 
 
 
 def finished(folder: Path) -> Study:
+    from inside import run_inside  # which imports PyTorch and Snakemake
+
     study = new_study(folder)
-    run = study.snakemake()
-    assert run.returncode == 0, run.stdout
+    run_inside(study)
     return study
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from studies import ROOT
 
 from onepix import progress
 from onepix.progress import Bar, progress_bar

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("wheel")  # one worker builds it
 ROOT = Path(__file__).resolve().parents[1]
 TAKEN = ("Snakefile", "environment.yml", "config", "workflow")
 SHARE = "onepix-{version}.data/data/share/onepix/"

@@ -29,8 +29,11 @@ def closure(module: str) -> list[Path]:
     waiting = {*_files(folder, module)}
     while waiting:
         file = waiting.pop()
+        try:
+            status = file.stat()
+        except FileNotFoundError:  # removed after those that import it were parsed
+            continue
         found.add(file)
-        status = file.stat()
         waiting |= _imported(folder, file, status.st_mtime_ns, status.st_size) - found
     return sorted(found)
 

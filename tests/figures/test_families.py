@@ -545,7 +545,7 @@ def test_saved_files_have_the_size_and_whole_fonts(tmp_path):
 SAVE = """
 import sys
 from pathlib import Path
-sys.path[:0] = ["tests", "tests/figures"]
+sys.path[:0] = ["tests/helpers", "tests/figures"]
 import test_families
 test_families.save_some(Path(sys.argv[1]))
 """

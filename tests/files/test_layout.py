@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from studies import ROOT
 
 from onepix.config.study import TAKEN, parse
 from onepix.errors import OnepixError

@@ -6,16 +6,19 @@ import sys
 
 import pytest
 import yaml
-from inside import plan
+from inside import command_inside, plan
 from studies import Study
+
+
+def written(study, folder, config=None):
+    file = folder / "planned.yaml"
+    file.write_text(yaml.safe_dump(study.CONFIG if config is None else config))
+    return str(file)
 
 
 def planned(study, folder, config=None, *options):
     """Run `onepix plan` in a study's folder; the configuration is written elsewhere."""
-    file = folder / "planned.yaml"
-    file.write_text(yaml.safe_dump(study.CONFIG if config is None else config))
-    command = [sys.executable, "-m", "onepix", "plan", str(file), *options]
-    return subprocess.run(command, cwd=study.folder, text=True, capture_output=True, check=False)
+    return command_inside(study.folder, "plan", written(study, folder, config), *options)
 
 
 def told(run):
@@ -46,7 +49,7 @@ def files(study):
 
 def test_nothing_to_do(finished_study, tmp_path):
     before = files(finished_study)
-    run = planned(finished_study, tmp_path)
+    run = finished_study.command("onepix", "plan", written(finished_study, tmp_path))
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == "nothing would run: all results exist and match the configuration\n"
     assert files(finished_study) == before
@@ -96,7 +99,7 @@ def test_other_layers_make_maps_anew_and_attack_nothing(finished_study, tmp_path
 def test_a_module_is_edited(study_copy, tmp_path):
     with (study_copy.folder / "onepix/attacks/search.py").open("a") as file:
         file.write("# edited\n")
-    by_rule, by_run, _ = told(planned(study_copy, tmp_path, None, "--no-trial"))
+    by_rule, by_run, _ = told(study_copy.command("onepix", "plan", written(study_copy, tmp_path), "--no-trial"))
     assert by_rule["attack"] == (3, "onepix/attacks/search.py changed")
     assert "onepix/attacks/search.py changed" in by_rule["locality"][1]
     assert "attacks/search" not in by_rule["summary"][1]

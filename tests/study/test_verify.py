@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,11 +17,6 @@ from onepix.study.verify import STAGES, verify
 
 RUN = Path("results/sample/lenet/de")
 CHUNK = "000000-000003"
-
-
-def onepix(study, *arguments):
-    command = [sys.executable, "-m", "onepix", *arguments]
-    return subprocess.run(command, cwd=study.folder, text=True, capture_output=True, check=False)
 
 
 @pytest.fixture
@@ -45,7 +38,7 @@ def rewrite(manifest, **changes):
 
 
 def test_a_finished_study_is_whole(finished_study):
-    done = onepix(finished_study, "verify", "results", "--sample", "3")
+    done = finished_study.command("onepix", "verify", "results", "--sample", "3")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "results: 3 chunks, all as they were written\n"
 
@@ -132,7 +125,7 @@ def test_a_file_of_another_configuration(faults, study_copy):
     job["attack"]["seed"] = 5
     arguments = ["--dataset", "data/datasets/sample/manifest.json", "--network", "data/networks/lenet/manifest.json"]
     output = str(RUN / "attack" / f"{CHUNK}.json")
-    done = onepix(study_copy, "attack", "--settings", json.dumps(job), *arguments, "--output", output)
+    done = study_copy.command("onepix.jobs", "attack", "--settings", json.dumps(job), *arguments, "--output", output)
     assert done.returncode == 0, done.stderr
     found = faults()
     assert found == {
@@ -210,14 +203,14 @@ def test_the_repair_that_is_named_repairs(study_copy):
     data = study_copy.folder / RUN / "attack" / f"{CHUNK}.parquet"
     before = data.read_bytes()
     data.write_bytes(before[:-1] + b"?")
-    done = onepix(study_copy, "verify", "results")
+    done = study_copy.command("onepix", "verify", "results")
     assert done.returncode == 1
     assert done.stderr == "onepix: results: 1 faults in 3 chunks\n"
     assert f"  to repair: snakemake --cores all --force {RUN}/attack/{CHUNK}.json" in done.stdout
     run = study_copy.snakemake("--force", f"{RUN}/attack/{CHUNK}.json")
     assert run.returncode == 0, run.stdout
     assert data.read_bytes() == before
-    assert onepix(study_copy, "verify", "results").returncode == 0
+    assert list(verify(study_copy.folder / "results", study_copy.folder / "data")) == []
 
 
 def test_a_folder_without_results(tmp_path):

@@ -282,10 +282,10 @@ def test_tables_of_the_locality_analysis(finished_study, run, records, network):
 def test_figures(finished_study, run):
     names = ["strip_success", "strip_failure", "average_propagation", "average_aligned", "growth_by_depth"]
     stems = [run / "figures" / name for name in [*names, "comparison", "position_maps"]] + [
-        finished_study.folder / "results/figures" / name
+        finished_study.folder / "results/charts" / name
         for name in ("locality_chart", "distance_profile", "receptive_fields")
     ]
-    stems.append(finished_study.folder / "results/sharing/sample/de")
+    stems.append(finished_study.folder / "results/sharing_figures/sample/de")
     for stem in stems:
         with Image.open(stem.with_suffix(".png")) as picture:
             picture.verify()
@@ -329,23 +329,37 @@ def test_the_results_do_not_depend_on_the_chunks(study_copy, network, records):
     config = study_copy.changed("images_per_job", to=1)
     config["results"] = "single"
     config["runs"] = [{"dataset": "sample", "networks": [network], "attacks": ["de"], "images": "0-1"}]
-    run = study_copy.snakemake(f"single/sample/{network}/de/attack/000001-000001.json", config=config)
-    assert run.returncode == 0, run.stdout
+    run_inside(study_copy, f"single/sample/{network}/de/attack/000001-000001.json", config=config)
     single = read_records([study_copy.folder / f"single/sample/{network}/de/attack/000001-000001.parquet"])
     expected = records[records["image_id"] == 1]
     assert json.loads(single.to_json()) == json.loads(expected.reset_index(drop=True).to_json())
 
 
-@pytest.mark.slow
-def test_jobs_in_one_process_make_the_bytes_that_processes_make(finished_study, tmp_path):
-    """So what is tested of studies that are run so holds of those that users run."""
+def contents(folder, *parts):
+    files = [path for part in parts for path in (folder / part).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
-    def contents(folder):
-        files = [path for part in ("data", "results") for path in (folder / part).rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
+ONE_RUN = ("data/datasets", "data/networks/resnet20", "results/sample/resnet20")
+
+
+@pytest.mark.parametrize(
+    ("runs", "parts"),
+    [
+        ([1], ONE_RUN),
+        pytest.param([0, 1], ("data", "results"), marks=pytest.mark.slow),
+    ],
+    ids=["one network", "all"],
+)
+def test_processes_make_the_bytes_that_jobs_in_one_process_make(finished_study, tmp_path, runs, parts):
+    """A study as users run it, from nothing to the last table: so what is tested of the other one holds of theirs."""
     study = new_study(tmp_path / "study")
-    run_inside(study)
-    inside, outside = contents(study.folder), contents(finished_study.folder)
+    run = study.snakemake(config={**study.CONFIG, "runs": [study.CONFIG["runs"][index] for index in runs]})
+    assert run.returncode == 0, run.stdout
+    outside, inside = contents(study.folder, *parts), contents(finished_study.folder, *parts)
+    if len(runs) == 1:  # nothing is shared
+        inside.pop("results/sample/resnet20/de/transfer.csv")
     assert inside.keys() == outside.keys()
     assert [name for name in inside if inside[name] != outside[name]] == []
+    assert (study.folder / "results/charts/locality_chart.pdf").exists()
+    assert (study.folder / "results/provenance.html").exists()

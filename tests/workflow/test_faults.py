@@ -39,24 +39,17 @@ def again(study, stage, output):
         "locality": f"{RUN}/locality/{CHUNK}.json",
     }
     given = [word for name in manifest["inputs"] for word in (f"--{name}", inputs[name])]
-    return [
-        {"propagation": "propagation", "controls": "propagate-controls"}.get(stage, stage),
-        "--settings",
-        json.dumps(manifest["settings"]),
-        *given,
-        "--output",
-        str(output),
-    ]
+    return [stage, "--settings", json.dumps(manifest["settings"]), *given, "--output", str(output)]
 
 
-def summarise_job(study, output):
+def summary_job(study, output):
     settings = {"dataset": "sample", "network": "lenet", "attack": "de", "statistics": {"resamples": 200}}
     stages = ("attack", "propagation", "locality", "controls")
     manifests = [path for stage in stages for path in sorted((study.folder / RUN / stage).glob("*.json"))]
     return ["summary", "--settings", json.dumps(settings), "--output", str(output), *map(str, manifests)]
 
 
-def gather_job(study, output):
+def tables_job(study, output):
     tables = sorted(study.folder.glob("results/sample/*/de/summary/layers.csv"))
     return ["tables", "--output", str(output), *map(str, tables)]
 
@@ -146,7 +139,7 @@ def test_an_attack_killed_at_random_moments(finished_study, tmp_path, most):
 @pytest.mark.parametrize(
     ("stage", "kills"),
     [
-        *((stage, 1) for stage in ("propagation", "locality", "controls", "summary", "gather")),
+        *((stage, 1) for stage in ("propagation", "locality", "controls", "summary", "tables")),
         *(
             pytest.param(stage, kills, marks=pytest.mark.slow)
             for stage, kills in (("propagation", 3), ("locality", 2), ("controls", 2), ("summary", 4), ("tables", 5))
@@ -157,9 +150,9 @@ def test_a_stage_killed_at_random_moments(finished_study, tmp_path, stage, kills
     """While it writes, and at any other moment; then it ends, with what Snakemake has made."""
     folder, log, chance = tmp_path / stage, tmp_path / "log", np.random.default_rng(kills)
     if stage == "summary":
-        command, made = summarise_job(finished_study, folder / "attacks.parquet"), RUN / "summary"
+        command, made = summary_job(finished_study, folder / "attacks.parquet"), RUN / "summary"
     elif stage == "tables":
-        command, made = gather_job(finished_study, folder / "layers.csv"), Path("results/tables")
+        command, made = tables_job(finished_study, folder / "layers.csv"), Path("results/tables")
     else:
         command, made = again(finished_study, stage, folder / f"{CHUNK}.json"), RUN / stage
     began = time.monotonic()
@@ -328,24 +321,24 @@ def test_maps_on_a_full_disk(finished_study, tmp_path, small_disk):
 @pytest.mark.slow
 def test_tables_on_a_full_disk(finished_study, tmp_path, small_disk):
     """Those that went on it are whole, and the one that did not is not there."""
-    log, output = tmp_path / "log", small_disk / "tables/attacks.parquet"
+    log, output = tmp_path / "log", small_disk / "summary/attacks.parquet"
     made = contents(finished_study.folder / RUN / "summary")
     with nearly_full(small_disk, 8):
-        line = stops(finished_study, summarise_job(finished_study, output), log)
+        line = stops(finished_study, summary_job(finished_study, output), log)
         assert line.startswith(f"onepix: {small_disk}/summary/")
         assert line.endswith(".csv: No space left on device")
         there = contents(output.parent)
         assert there.items() < made.items()
         assert there
-        assert line.partition("tables/")[2].partition(":")[0] not in there
-    status, said = finished(finished_study, summarise_job(finished_study, output), log)
+        assert line.partition("summary/")[2].partition(":")[0] not in there
+    status, said = finished(finished_study, summary_job(finished_study, output), log)
     assert status == 0, said
     assert contents(output.parent) == made
 
 
 def test_weights_on_a_full_disk(finished_study, tmp_path, small_disk):
     output, settings = small_disk / "lenet/manifest.json", json.dumps({"network": {"architecture": "lenet"}})
-    command = ["fetch-network", "--settings", settings, "--output", str(output)]
+    command = ["networks", "--settings", settings, "--output", str(output)]
     with nearly_full(small_disk, 4):
         line = stops(finished_study, command, tmp_path / "log")
         assert line == f"onepix: {small_disk}/lenet/weights.safetensors: No space left on device"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from inside import plan, run_inside
+from inside import failure_inside, plan, run_inside
 from PIL import Image
 from studies import new_study
 
@@ -85,7 +85,7 @@ def test_pictures_and_a_network_from_the_web(site, monkeypatch, tmp_path):
     images = load_arrays(checked_data(folder / "data/datasets/pictures/manifest.json"))
     assert images.images.shape == (8, 20, 22, 3)
     assert images.names == tuple(f"{name}/{index}.png" for name in ("cat", "dog") for index in range(4))
-    chosen = [int(line) for line in (folder / "data/datasets/pictures/per-class-2-seed-3.txt").read_text().split()]
+    chosen = [int(line) for line in (folder / "data/selection/pictures/per-class-2-seed-3.txt").read_text().split()]
     assert sorted(images.labels[chosen].tolist()) == [0, 0, 1, 1]
     assert pd.read_csv(folder / TABLE)["images"].item() == 4
     (first, second) = sorted((folder / "results/pictures/far/de/attack").glob("*.json"))
@@ -116,17 +116,16 @@ def test_offline_the_log_names_the_file_and_its_place(site, monkeypatch, tmp_pat
     new = new_study(tmp_path / "study")
     monkeypatch.setenv("ONEPIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ONEPIX_OFFLINE", "1")
-    run = new.snakemake("data/networks/far/manifest.json", config=study(site, first=2))
-    assert run.returncode == 1
+    said = failure_inside(new, "data/networks/far/manifest.json", config=study(site, first=2))
     place = tmp_path / "cache" / site.sha256[:8] / "far.th"
     told = f"onepix: {site.url}: not in the cache, and ONEPIX_OFFLINE is set; "
-    assert f"{told}put the file (SHA-256 {site.sha256[:8]}…) at {place}" in run.stdout
-    assert "Traceback" not in run.stdout
+    assert f"{told}put the file (SHA-256 {site.sha256[:8]}…) at {place}" in said
+    assert "Traceback" not in said
     assert site.requests == []
     place.parent.mkdir(parents=True)
     place.write_bytes((tmp_path / "www" / "far.th").read_bytes())
-    run = new.snakemake("data/networks/far/manifest.json", config=study(site, first=2))
-    assert run.returncode == 0, run.stdout
+    run_inside(new, "data/networks/far/manifest.json", config=study(site, first=2))
+    assert (new.folder / "data/networks/far/weights.safetensors").exists()
 
 
 def test_a_file_of_ids(study_copy):
@@ -158,9 +157,8 @@ def test_classes_that_do_not_match(study_copy):
     dataset = {"source": "folder", "path": "pictures", "resize": 32, "crop": 32}
     config = study_copy.changed("datasets", "pictures", to=dataset)
     config["runs"] = [{"dataset": "pictures", "networks": ["lenet"], "attacks": ["de"], "images": "0-3"}]
-    run = study_copy.snakemake(config=config)
-    assert run.returncode == 1
-    assert "onepix: the network has 10 classes, the images have 2 (cat, dog)" in run.stdout
-    assert "Traceback" not in run.stdout
+    said = failure_inside(study_copy, "results/pictures/lenet/de/attack/000000-000003.json", config=config)
+    assert "onepix: the network has 10 classes, the images have 2 (cat, dog)" in said
+    assert "Traceback" not in said
     manifest = study_copy.folder / "data/datasets/pictures/manifest.json"
     assert json.loads(manifest.read_text())["class_names"] == ["cat", "dog"]

@@ -73,7 +73,7 @@ def test_a_whole_study_of_hostile_names(place):
     run = place.snakemake(*ONE_THREAD, config=config)
     assert run.returncode == 0, run.stdout
     results = place.folder / config["results"]
-    assert (results / "tables/provenance.csv").is_file()
+    assert (results / "provenance.csv").is_file()
     assert (results / "mine/lenet/de/figures/average_propagation.png").is_file()
     check_nothing_elsewhere(place, before, config["data"], config["results"])
     assert place.plan(config) == {}, "Snakemake finds its files again"

@@ -1,26 +1,20 @@
 """Users' mistakes end in one clear message, and leave earlier results whole."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from inside import failure_inside, job_inside, run_inside
 
 from onepix.files.manifests import checked_data, digest
 
 
-def onepix(study, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "onepix", *arguments], cwd=study.folder, text=True, capture_output=True, check=False
-    )
-
-
 def told(run, message):
     """Check that a command failed with this one line, and no traceback."""
-    assert run.returncode == 1
-    assert "Traceback" not in run.stderr + run.stdout
-    assert message in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+    status, said = run
+    assert status == 1
+    assert "Traceback" not in said
+    assert message in said
+    assert len(said.strip().splitlines()) == 1, said
 
 
 @pytest.mark.parametrize(
@@ -63,7 +57,7 @@ def attack_job(**changes):
 
 def test_image_ids_outside_the_set(finished_study):
     told(
-        onepix(finished_study, *attack_job(image_ids=[99, 100])),
+        job_inside(finished_study, *attack_job(image_ids=[99, 100])),
         "image ids: 100 is not in the set, which holds 100 images with ids 0–99",
     )
     assert not (finished_study.folder / "other").exists()
@@ -72,7 +66,7 @@ def test_image_ids_outside_the_set(finished_study):
 def test_settings_that_are_no_json(finished_study):
     arguments = attack_job()
     arguments[2] = "{"
-    told(onepix(finished_study, *arguments), "--settings: not JSON")
+    told(job_inside(finished_study, *arguments), "--settings: not JSON")
 
 
 def test_records_truncated_on_disk(study_copy):
@@ -83,29 +77,22 @@ def test_records_truncated_on_disk(study_copy):
     data.write_bytes(data.read_bytes()[:-100])
     config = study_copy.changed("propagation", "layers", to=["*conv*"])
     next_stage = f"{CHUNK}.json".replace("attack", "propagation")
-    run = study_copy.snakemake(next_stage, config=config)
-    assert run.returncode == 1
-    assert f"onepix: {CHUNK}.parquet: truncated or altered" in run.stdout
-    assert f"delete {CHUNK}.json and run the workflow again" in run.stdout
-    assert "Traceback" not in run.stdout
+    said = failure_inside(study_copy, next_stage, config=config)
+    assert f"onepix: {CHUNK}.parquet: truncated or altered" in said
+    assert f"delete {CHUNK}.json and run the workflow again" in said
+    assert "Traceback" not in said
     (study_copy.folder / f"{CHUNK}.json").unlink()
-    run = study_copy.snakemake(next_stage, config=config)
-    assert run.returncode == 0, run.stdout
+    run_inside(study_copy, next_stage, config=config)
     assert (digest(data), digest(untouched), digest(checked_data(untouched))) == before
 
 
 def test_weights_that_are_missing_or_truncated(finished_study, tmp_path):
     network = {"architecture": "lenet", "weights": str(tmp_path / "mine.safetensors")}
-    job = [
-        "fetch-network",
-        "--settings",
-        json.dumps({"network": network}),
-        "--output",
-        str(tmp_path / "n/manifest.json"),
-    ]
+    output = str(tmp_path / "n/manifest.json")
+    command = ["networks", "--settings", json.dumps({"network": network}), "--output", output]
     missing = "mine.safetensors: No such file or directory; expected safetensors, a torch checkpoint or Keras 2 HDF5"
-    told(onepix(finished_study, *job), missing)
+    told(job_inside(finished_study, *command), missing)
     whole = (finished_study.folder / "onepix/assets/lenet.safetensors").read_bytes()
     (tmp_path / "mine.safetensors").write_bytes(whole[:1000])
-    told(onepix(finished_study, *job), "mine.safetensors: not a whole safetensors file")
+    told(job_inside(finished_study, *command), "mine.safetensors: not a whole safetensors file")
     assert not list(tmp_path.rglob("manifest.json"))

@@ -26,6 +26,7 @@ def study(tmp_path_factory) -> Study:
     ]
     networks = {name: {"architecture": "lenet"} for name in ("lenet", "twin")}
     config = {**Study.CONFIG, "networks": networks, "attacks": ATTACKS, "runs": runs, "images_per_job": 5}
+    config["figures"] = {"dpi": 50, "strip_layers": ["conv*"]}
     run_inside(study, config=config)
     return study
 

@@ -172,29 +172,53 @@ def test_other_ids_in_the_same_file(wide_study, tmp_path):
 POSITION_MAPS = {"locality": 3, "controls": 3, **SUMMARY, **SHARING, **TRACE}
 DRAWN_FIELDS = {"receptive_fields": 2, "tables": 1, "charts": 1, **TRACE}
 DRAWN = {"figures": 2, "sharing_figures": 1, **CHARTS}
+RECORDED = {"figures": 2, "configuration": 1}
+COMMENT = ('"""\n', '"""  # edited\n')  # files are compared by content
 
 
 @pytest.mark.parametrize(
-    ("module", "jobs"),
+    ("module", "edit", "jobs"),
     [
-        ("attacks/differential_evolution.py", ATTACKS),
-        ("jobs/attack.py", ATTACKS),
-        ("pixels.py", {**ATTACKS, **FIELDS}),
-        ("layers/propagation.py", {**MAPS, **SUMMARY, **TRACE}),
-        ("attacks/position_maps.py", POSITION_MAPS),
-        ("layers/effective_field.py", DRAWN_FIELDS),
-        ("analysis/sharing.py", SHARING),
-        ("figures/depth.py", {"figures": 2}),
-        ("figures/style.py", DRAWN),
-        ("jobs/summary.py", SUMMARY),
-        ("cli.py", {}),
+        ("attacks/differential_evolution.py", COMMENT, ATTACKS),
+        ("jobs/attack.py", COMMENT, ATTACKS),
+        ("engine/evaluator.py", COMMENT, {**ATTACKS, **FIELDS}),
+        ("pixels.py", COMMENT, {**ATTACKS, **FIELDS}),
+        ("layers/propagation.py", COMMENT, {**MAPS, **SUMMARY, **TRACE}),
+        ("attacks/position_maps.py", COMMENT, POSITION_MAPS),
+        ("layers/effective_field.py", COMMENT, DRAWN_FIELDS),
+        ("analysis/sharing.py", COMMENT, SHARING),
+        ("figures/depth.py", COMMENT, {"figures": 2}),
+        ("figures/style.py", COMMENT, DRAWN),
+        ("jobs/summary.py", COMMENT, SUMMARY),
+        ("config/figures.py", ("A Matplotlib colour map.", "A colour map of Matplotlib."), RECORDED),
+        ("config/figures.py", ("    dpi: int", "    grid: bool = False\n    dpi: int"), RECORDED),
+        ("config/study.py", COMMENT, {"configuration": 1}),
+        ("files/records.py", ('Format("attack records", 1)', 'Format("attack records", 2)'), {**ATTACKS, **TRACE}),
+        ("process.py", COMMENT, {}),
+        ("jobs/__main__.py", COMMENT, {}),
+        ("cli.py", COMMENT, {}),
     ],
 )
-def test_a_module_is_edited(study_copy, module, jobs):
-    """Even by a comment: files are compared by content."""
-    with (study_copy.folder / "onepix" / module).open("a") as file:
-        file.write("# edited\n")
+def test_a_module_is_edited(study_copy, module, edit, jobs):
+    """What depends on it runs again, and nothing else: of a section of the configuration, what is told its values."""
+    file, (before, after) = study_copy.folder / "onepix" / module, edit
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
     assert plan(study_copy.folder, SMALL) == (jobs and {**jobs, "all": 1})
+
+
+def test_results_of_another_version_are_told_at_the_start(study_copy, capsys):
+    """Then they are made anew: see files/records.py above."""
+    for chunk in ("lenet/de/attack/000000-000003", "resnet20/de/attack/000000-000003"):
+        manifest = {"data": "x", "sha256": "", "format": "attack records", "version": 0}
+        (study_copy.folder / f"results/sample/{chunk}.json").write_text(json.dumps(manifest))
+    with workflow(study_copy.folder, SMALL):
+        pass
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "onepix: 2 results hold attack records of version 0, and version 1 is expected: "
+        "they and what follows from them will be made anew"
+    )
 
 
 def test_a_comment_in_the_rules_means_nothing(study_copy):

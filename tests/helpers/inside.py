@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 import yaml
 from snakemake.api import SnakemakeApi
+from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, Quietness, ResourceSettings
 from snakemake.workflow import Workflow
 from studies import Study
@@ -51,9 +53,12 @@ class Job:
         return self.returncode
 
 
-def called(module: str, arguments: list[str], env: dict[str, str]) -> tuple[int, str]:
-    """Run a module as `python -m` does; return its exit status and what it said."""
+def called(
+    module: str, arguments: list[str], env: dict[str, str], errors: io.StringIO | None = None
+) -> tuple[int, str]:
+    """Run a module as `python -m` does; return its exit status and what it said: `errors` apart, if they are wanted."""
     said, known = io.StringIO(), set(sys.modules)
+    errors = said if errors is None else errors
     torch.set_num_threads(int(env["OMP_NUM_THREADS"]))  # of this thread, which is the job's own
     with (
         mock.patch.dict(os.environ, env),
@@ -61,16 +66,16 @@ def called(module: str, arguments: list[str], env: dict[str, str]) -> tuple[int,
         mock.patch.object(sys, "path", [str(Path.cwd()), *sys.path]),
         mock.patch.object(signal, "signal"),  # only the main thread may
         contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
+        contextlib.redirect_stderr(errors),
     ):
         try:
             runpy.run_module(module, run_name="__main__")
         except SystemExit as end:
             if isinstance(end.code, str):
-                said.write(f"{end.code}\n")
+                errors.write(f"{end.code}\n")
             return (end.code if isinstance(end.code, int) else int(end.code is not None)), said.getvalue()
         except Exception:
-            said.write(traceback.format_exc())
+            errors.write(traceback.format_exc())
             return 1, said.getvalue()
         finally:  # another study may have other modules of the same names
             for name in set(sys.modules) - known:
@@ -121,6 +126,31 @@ def pretend(folder: Path, config: dict[str, Any], *targets: str) -> None:
             output.write_text(output.name)
     with workflow(folder, config, *targets, executor="touch", everything=True):
         pass
+
+
+def job_inside(study: Study, *arguments: str) -> tuple[int, str]:
+    """Run a job as `python -m onepix.jobs` in the study's folder; return its exit status and what it said."""
+    with contextlib.chdir(study.folder):
+        return called("onepix.jobs", list(arguments), {"OMP_NUM_THREADS": "2"})
+
+
+def command_inside(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m onepix` in a study's folder, as `Study.command` does with a process of its own."""
+    errors = io.StringIO()
+    library = mock.patch.object(onepix, "__file__", str(folder / "onepix" / "__init__.py"))
+    with contextlib.chdir(folder), library:
+        status, said = called("onepix", list(arguments), {"OMP_NUM_THREADS": "2"}, errors)
+    return subprocess.CompletedProcess(arguments, status, said, errors.getvalue())
+
+
+def failure_inside(study: Study, *targets: str, config: dict[str, Any] | None = None) -> str:
+    """Run Snakemake, one job of which fails; return what that one said."""
+    for log in (study.folder / "logs").rglob("*.log"):
+        log.unlink()
+    with pytest.raises(WorkflowError):
+        run_inside(study, *targets, config=config)
+    (said,) = (text for log in (study.folder / "logs").rglob("*.log") if "onepix: " in (text := log.read_text()))
+    return said
 
 
 def run_inside(study: Study, *targets: str, config: dict[str, Any] | None = None) -> None:

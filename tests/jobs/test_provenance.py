@@ -1,35 +1,27 @@
-"""Every result can be traced: the recorded configuration, the manifests, and the table that is made of them."""
+"""Every result can be traced: the manifests, and the table that is made of them."""
 
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-import yaml
-from inside import plan
-from snakemake.common.configfile import load_configfile
+from html_pages import HOSTILE, Page
 from studies import ROOT
 
 import onepix.jobs.inputs
 from onepix.config.reading import canonical
-from onepix.config.study import load, parse
+from onepix.config.study import parse
 from onepix.errors import OnepixError
 from onepix.files.layout import STAGES
 from onepix.files.manifests import source_digest
-from onepix.jobs import configuration, provenance
+from onepix.jobs import provenance
 
 TEXT = ("dataset", "network", "attack", "source_sha256", "cuda")
-
-
-def onepix_command(study, *arguments):
-    command = [sys.executable, "-m", "onepix", *arguments]
-    return subprocess.run(command, cwd=study.folder, text=True, capture_output=True, check=False)
 
 
 def sha256(path):
@@ -38,44 +30,6 @@ def sha256(path):
 
 def read_table(path):
     return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
-
-
-def recorded(config, tmp_path):
-    configuration.run(canonical(config.model_dump(mode="json")), tmp_path / "configuration.yaml")
-    return tmp_path / "configuration.yaml"
-
-
-def test_the_configuration_is_recorded_whole(finished_study):
-    path = finished_study.folder / "results/configuration.yaml"
-    found, wanted = load(path), parse(finished_study.CONFIG, "study")
-    assert found.model_copy(update={"runs": ()}) == wanted.model_copy(update={"runs": ()})
-    assert sorted(found.runs, key=repr) == sorted(wanted.runs, key=repr), "their order means nothing"
-    values = yaml.safe_load(path.read_text())
-    assert values["attacks"]["de"]["generations"] == 4
-    assert values["statistics"]["permutations"] == 999, "a default"
-    assert plan(finished_study.folder, values) == {}, "Snakemake, too, reads it as the same configuration"
-
-
-@pytest.mark.parametrize("name", ["config.yaml", "paper.yaml", "imagenet.yaml"])
-def test_a_configuration_survives_the_round_trip(name, tmp_path):
-    config = load(ROOT / "config/networks.yaml", ROOT / "config" / name)
-    path = recorded(config, tmp_path)
-    assert load(path) == config
-    assert parse(json.loads(json.dumps(load_configfile(path))), "as Snakemake reads it") == config
-
-
-def test_text_that_looks_like_something_else_survives(tmp_path):
-    names = ["1e3", "1e5", "yes", "null", "~", "0x1f", "1:30", " a", "#x", "- x", "é", "2001-01-01", "!!python/name:os"]
-    values = {
-        "datasets": {"1e3": {"source": "arrays", "path": "012345678", "class_names": names}},
-        "networks": {"0": {"architecture": "lenet", "weights": "1_0", "sha256": "12345678"}},
-        "attacks": {"no": {}},
-        "runs": [{"dataset": "1e3", "networks": ["0"], "attacks": ["no"], "images": 7}],
-    }
-    config = parse(values, "study")
-    path = recorded(config, tmp_path)
-    assert load(path) == config
-    assert parse(load_configfile(path), "as Snakemake reads it") == config
 
 
 def test_the_table_says_where_each_result_comes_from(finished_study):
@@ -125,49 +79,17 @@ def test_chunks_that_were_made_otherwise_have_a_row_of_their_own(study_copy, tmp
     assert "zarr 2.0" in rows["libraries"].iloc[1]
 
 
-class Page(HTMLParser):
-    """The text of a page, and its elements."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.text, self.tags = "", set()
-        self.feed(path.read_text())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        assert not any(name.startswith("on") for name, _ in attrs)
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def test_pages_show_the_same_and_run_nothing(finished_study, tmp_path):
-    """The report shows pages; what they quote is text, also where it looks like HTML."""
-    results = finished_study.folder / "results"
-    for name in ("configuration.yaml", "tables/provenance.csv"):
-        assert (results / name).with_suffix(".html").is_file()
-    assert (results / "configuration.yaml").read_text() in Page(results / "configuration.html").text
-    hostile = '</pre></code><script>alert(1)</script><img src="x" onerror="alert(1)">'
-    config = finished_study.changed("datasets", "other", to={"source": "arrays", "path": hostile})
-    recorded(parse(config, "study"), tmp_path)
-    page = Page(tmp_path / "configuration.html")
-    assert hostile in page.text
+def test_the_page_runs_nothing(finished_study, tmp_path):
+    """The report shows it; what it quotes is text, also where it looks like HTML."""
+    assert (finished_study.folder / "results/provenance.html").is_file()
     facts = json.loads(manifests_of(finished_study)[0].read_text())
-    other = tmp_path / "datasets" / hostile.replace("/", "") / "manifest.json"
+    other = tmp_path / "datasets" / HOSTILE.replace("/", "") / "manifest.json"
     other.parent.mkdir(parents=True)
-    other.write_text(json.dumps(facts | {"provenance": hostile, "settings": {hostile: hostile}}))
+    other.write_text(json.dumps(facts | {"provenance": HOSTILE, "settings": {HOSTILE: HOSTILE}}))
     provenance.run([other], tmp_path / "provenance.csv")
-    tags = page.tags | Page(tmp_path / "provenance.html").tags
+    tags = Page(tmp_path / "provenance.html").tags
     assert not tags & {"script", "img"}
     assert {"table", "td", "details"} <= tags
-
-
-def test_nothing_in_the_parameters_of_a_rule_ends_a_script(finished_study):
-    """Snakemake's report puts them into a script of its page."""
-    config = finished_study.changed("datasets", "other", to={"source": "arrays", "path": "</script><!--"})
-    text = canonical(parse(config, "study").model_dump(mode="json"))
-    assert "<" not in text
-    assert parse(json.loads(text), "study") == parse(config, "study")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +115,7 @@ def test_two_runs_of_the_same_code_write_the_same_manifests(finished_study, tmp_
         job = json.dumps({"attack": {"population": 4, "generations": 0}, "image_ids": [1], "engine": {}})
         inputs = ["--dataset", "data/datasets/sample/manifest.json", "--network", "data/networks/lenet/manifest.json"]
         output = tmp_path / name / "000000-000003.json"
-        done = onepix_command(finished_study, "attack", "--settings", job, *inputs, "--output", str(output))
+        done = finished_study.command("onepix.jobs", "attack", "--settings", job, *inputs, "--output", str(output))
         assert done.returncode == 0, done.stderr
     first, second = (tmp_path / name / "000000-000003.json" for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
@@ -215,7 +137,7 @@ def test_the_digest_of_the_source_is_that_of_its_modules(tmp_path, monkeypatch):
 
 def test_neither_job_imports_torch(finished_study, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from onepix.jobs.provenance import run_gather, run_record;"
+        "import sys; from pathlib import Path; from onepix.jobs import configuration, provenance;"
         "provenance.run([Path(path) for path in sys.argv[3:]], Path(sys.argv[1]));"
         "configuration.run(sys.argv[2], Path(sys.argv[1]).with_suffix('.yaml'));"
         "assert 'torch' not in sys.modules"

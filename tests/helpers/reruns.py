@@ -1,6 +1,6 @@
 """What each key of the configuration reruns, written by hand; docs/reruns.md is made of it.
 
-python tests/reruns.py > docs/reruns.md
+python tests/helpers/reruns.py > docs/reruns.md
 """
 
 import copy
@@ -377,11 +377,11 @@ if a job before it runs. Here:
 - **Jobs, not results.** What follows a job that runs is run too, also where the job's result turns out to be the same.
 
 `configuration` runs after any change of a value, also where the table says nothing. The table is written by hand
-in [tests/reruns.py](../tests/reruns.py) and held against Snakemake by tests/workflow/test_reruns.py;
+in [tests/helpers/reruns.py](../tests/helpers/reruns.py) and held against Snakemake by tests/workflow/test_reruns.py;
 this page is written anew by
 
 ```console
-$ python tests/reruns.py > docs/reruns.md
+$ python tests/helpers/reruns.py > docs/reruns.md
 ```
 
 ## By key

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "models"
 NETWORK_RULES = {"attack", "propagation", "locality", "controls", "receptive_fields", "transfer"}
 # Small jobs spend their time on starting PyTorch, which two at once do sooner than two in turn. Manifests state the
@@ -50,6 +50,11 @@ class Study:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+
+    def command(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `python -m MODULE ARGUMENTS` in the study's folder."""
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, cwd=self.folder, text=True, capture_output=True, check=False)
 
     def plan(self, config: dict[str, Any] | None = None) -> dict[str, int]:
         """Return how many jobs of each rule Snakemake would run."""
