@@ -21,7 +21,7 @@ INTEGER = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of the table of labels."""
 
     where: str  # the table and the line, for messages
@@ -111,7 +111,7 @@ def _pictures_below(folder: Path, subfolder: str) -> Iterator[str]:
                 yield (Path(inside) / name).relative_to(folder).as_posix()
 
 
-def _rows(table: Path) -> list[Row]:
+def _rows(table: Path) -> list[TableRow]:
     """Read the table of labels."""
     expected = "expected a CSV file with the columns file and label"
     try:
@@ -122,7 +122,7 @@ def _rows(table: Path) -> list[Row]:
                 has = ", ".join(found) or "nothing"
                 raise OnepixError(f"{table}: no column '{absent[0]}'; {expected}, found {has}")
             rows = [
-                Row(f"{table}, line {reader.line_num}", *((row[name] or "").strip() for name in COLUMNS))
+                TableRow(f"{table}, line {reader.line_num}", *((row[name] or "").strip() for name in COLUMNS))
                 for row in reader
             ]
     except FileNotFoundError:
@@ -134,8 +134,8 @@ def _rows(table: Path) -> list[Row]:
     return rows
 
 
-def _by_table(folder: Path, rows: Sequence[Row], given: tuple[str, ...] | None) -> Labelled:
-    first: dict[str, Row] = {}
+def _by_table(folder: Path, rows: Sequence[TableRow], given: tuple[str, ...] | None) -> Labelled:
+    first: dict[str, TableRow] = {}
     for row in rows:
         for column, value in zip(COLUMNS, (row.file, row.label), strict=True):
             if not value:
@@ -150,7 +150,7 @@ def _by_table(folder: Path, rows: Sequence[Row], given: tuple[str, ...] | None) 
     return Labelled(list(first), labels, names)
 
 
-def _indices(rows: Sequence[Row], names: tuple[str, ...]) -> list[int]:
+def _indices(rows: Sequence[TableRow], names: tuple[str, ...]) -> list[int]:
     """Read labels as class names, or as indices of class names."""
     indices: dict[str, int] = {}
     for row in rows:
@@ -159,7 +159,7 @@ def _indices(rows: Sequence[Row], names: tuple[str, ...]) -> list[int]:
     return [indices[row.label] for row in rows]
 
 
-def _index(row: Row, names: tuple[str, ...]) -> int:
+def _index(row: TableRow, names: tuple[str, ...]) -> int:
     if row.label in names or not NUMBER.fullmatch(row.label):
         return index_of(row.label, names, f"{row.where}: label")
     index = _class_index(row)
@@ -168,7 +168,7 @@ def _index(row: Row, names: tuple[str, ...]) -> int:
     return index
 
 
-def _numbers(rows: Sequence[Row]) -> tuple[list[int], tuple[str, ...]]:
+def _numbers(rows: Sequence[TableRow]) -> tuple[list[int], tuple[str, ...]]:
     """Read labels as indices if all are numbers; otherwise the sorted labels are the classes."""
     if all(NUMBER.fullmatch(row.label) for row in rows):
         labels = [_class_index(row) for row in rows]
@@ -177,7 +177,7 @@ def _numbers(rows: Sequence[Row]) -> tuple[list[int], tuple[str, ...]]:
     return [indices[row.label] for row in rows], tuple(indices)
 
 
-def _class_index(row: Row) -> int:
+def _class_index(row: TableRow) -> int:
     if not INTEGER.fullmatch(row.label) or int(row.label) < 0:
         raise OnepixError(f"{row.where}: label {row.label}, expected an integer from 0 on or a class name")
     return int(row.label)

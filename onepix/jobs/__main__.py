@@ -23,7 +23,10 @@ def run(arguments: Sequence[str]) -> None:
     OnepixError
         If there is no such rule.
     """
-    rule = arguments[0] if arguments else ""
+    rule = arguments[0] if arguments else "--help"
+    if rule in ("-h", "--help"):
+        typer.echo(f"python -m onepix.jobs RULE --help\n\nRules: {', '.join(RULES)}")
+        return
     if rule not in RULES:
         raise OnepixError(f"python -m onepix.jobs RULE: there is no rule '{rule}'; {nearest(rule, RULES)}")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

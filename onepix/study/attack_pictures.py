@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from onepix.attacks.attack import clean_logits
 from onepix.config.attacks import AttackSettings, DifferentialEvolution
 from onepix.datasets.class_names import index_of
 from onepix.engine.evaluator import Evaluator
+from onepix.engine.speed import passes_per_second
 from onepix.errors import OnepixError
 from onepix.figures.maps import LayerMap, strip
 from onepix.figures.style import save
@@ -27,7 +27,6 @@ from onepix.files.atomic import replacing
 from onepix.layers.propagation import LayerMaps, propagation_maps
 from onepix.names import fits
 from onepix.notebook import attack, settings_of
-from onepix.pixels import Perturbation
 from onepix.study.subject import Subject, class_names_for, read_for
 
 SECONDS = 40.0  # for the attacks, of about a minute in all; loading, maps and drawing take the rest
@@ -36,7 +35,7 @@ FOLDER = Path("onepix-attack")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class AttackedPicture:
     """The result of the attack on one picture.
 
     Attributes
@@ -88,7 +87,7 @@ def attack_pictures(
     budget: int | None = None,
     seed: int = 0,
     output: Path = FOLDER,
-) -> list[Row]:
+) -> list[AttackedPicture]:
     """Attack one pixel of each picture, and write the results.
 
     Parameters
@@ -114,7 +113,7 @@ def attack_pictures(
 
     Returns
     -------
-    list of Row
+    list of AttackedPicture
         One per picture, in their order.
 
     Raises
@@ -179,7 +178,9 @@ def _bound(
     height, width, channels = pictures.shape[1:]
     most = most_candidates(settings, (height, width, channels))
     least = settings.population if isinstance(settings, DifferentialEvolution) else 1
-    affordable = max(int(_passes_per_second(evaluator, pictures[:1]) * SECONDS / len(pictures)), least)
+    affordable = max(
+        int(passes_per_second(evaluator, pictures[:1], evaluator.micro_batch, TRIED) * SECONDS / len(pictures)), least
+    )
     if affordable >= most:
         return {}
     say(
@@ -189,32 +190,10 @@ def _bound(
     return {"budget": affordable}
 
 
-@torch.inference_mode()
-def _passes_per_second(evaluator: Evaluator, picture: Tensor) -> float:
-    """Measure the speed of screening random one-pixel changes, one micro-batch at a time."""
-    height, width, channels = picture.shape[1:]
-    generator = torch.Generator().manual_seed(0)
-    rows, columns, values = (
-        torch.randint(0, below, size, generator=generator, dtype=dtype).to(picture.device)
-        for below, size, dtype in (
-            (height, (evaluator.micro_batch, 1), torch.int64),
-            (width, (evaluator.micro_batch, 1), torch.int64),
-            (256, (evaluator.micro_batch, 1, channels), torch.uint8),
-        )
-    )
-    candidates, owners = Perturbation(rows, columns, values), torch.zeros_like(rows[:, 0])
-    evaluator.screen(picture, owners, candidates)  # the first pass is slower
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < TRIED:
-        evaluator.screen(picture, owners, candidates).argmax(1).cpu()
-        done += len(candidates)
-    return done / (time.perf_counter() - start)
-
-
-def _row(path: Path, record: pd.Series, image: npt.NDArray[np.uint8], names: Sequence[str]) -> Row:
+def _row(path: Path, record: pd.Series, image: npt.NDArray[np.uint8], names: Sequence[str]) -> AttackedPicture:
     """Return the row of a picture, from its record."""
     label, clean = names[record["label"]], names[record["clean_class"]]
-    row = Row(str(path), label, clean, float(record["clean_confidence"]))
+    row = AttackedPicture(str(path), label, clean, float(record["clean_confidence"]))
     if not record["eligible"]:
         return row
     y, x = int(record["rows"][0]), int(record["columns"][0])
@@ -243,12 +222,12 @@ def _layer_maps(maps: Sequence[LayerMaps], index: int, patterns: Sequence[str]) 
 
 def _write(
     subject: Subject,
-    row: Row,
+    row: AttackedPicture,
     original: npt.NDArray[np.uint8],
     changed: npt.NDArray[np.uint8],
     layers: Sequence[LayerMap],
     output: Path,
-) -> Row:
+) -> AttackedPicture:
     """Write the results of one picture into a new folder; return its row with the folder."""
     folder = _new_folder(output, Path(row.picture).stem)
     failed = "" if row.flipped else f", no flip within {row.tried:,} candidates"

@@ -4,7 +4,6 @@ import dataclasses
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,9 +17,6 @@ from onepix.errors import OfflineError, OnepixError
 from onepix.files.manifests import read_manifest
 
 if TYPE_CHECKING:  # each pair is checked in its own process, and only that imports torch
-    from torch import Tensor
-
-    from onepix.engine.evaluator import Evaluator
     from onepix.images import ImageSet
     from onepix.networks.classifier import Classifier
 
@@ -30,7 +26,7 @@ TRIED = 1.0  # seconds during which passes are counted, after a first pass
 
 
 @dataclasses.dataclass
-class Row:
+class CheckedPair:
     """The findings about one network on one dataset; None where unknown.
 
     Attributes
@@ -77,7 +73,7 @@ class Row:
     fault: str = ""
 
 
-def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Row]:
+def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[CheckedPair]:
     """Try every network on every dataset of its runs, each pair in a new process.
 
     Parameters
@@ -91,7 +87,7 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ro
 
     Yields
     ------
-    Row
+    CheckedPair
         For each pair, in the order of the runs.
     """
     pairs = dict.fromkeys((run.dataset, network) for run in config.runs for network in run.networks)
@@ -101,7 +97,7 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ro
 
 def check_pair(
     config: Config, dataset: str, network: str, sample: int, fetch: bool = False, threads: int | None = None
-) -> Row:
+) -> CheckedPair:
     """Try one network on one dataset, in its own process.
 
     Parameters
@@ -115,22 +111,22 @@ def check_pair(
 
     Returns
     -------
-    Row
+    CheckedPair
         With the mistake, if there is one, as `fault`.
     """
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             return pool.submit(_row, config, dataset, network, sample, fetch, threads).result()
     except BrokenProcessPool:
-        return Row(dataset, network, fault=KILLED)
+        return CheckedPair(dataset, network, fault=KILLED)
 
 
-def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, threads: int | None) -> Row:
+def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, threads: int | None) -> CheckedPair:
     if not fetch:
         os.environ["ONEPIX_OFFLINE"] = "1"
     if threads:
         _keep_to(threads)
-    row = Row(dataset, network)
+    row = CheckedPair(dataset, network)
     try:
         loaded, chosen = _load_pair(row, config)
         classifier = loaded or _with_fresh_weights(config, network)
@@ -182,7 +178,7 @@ def _noise(shape: tuple[int, int, int], classes: int) -> "ImageSet":
     return ImageSet(picture, np.zeros(1, np.int64), np.arange(1), tuple(map(str, range(classes))), "noise")
 
 
-def _load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
+def _load_pair(row: CheckedPair, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
     """Load a row's network, on its device, and the images that are attacked on it; None for what is missing.
 
     Notes in the row what they are, and what would be fetched.
@@ -201,7 +197,7 @@ def _load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet
     return loaded and loaded.to(device), None if images is None else _selected(row, config, images)
 
 
-def _unless_absent(row: Row, name: str, load: Callable[[], T]) -> T | None:
+def _unless_absent(row: CheckedPair, name: str, load: Callable[[], T]) -> T | None:
     try:
         return load()
     except OfflineError as error:
@@ -229,7 +225,7 @@ def _cifar10(config: Config) -> Path:
     return folder
 
 
-def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
+def _loaded(row: CheckedPair, config: Config, name: str) -> "Classifier | None":
     """Load a network, if its weights are here."""
     from onepix.networks.sources import find, load_classifier
 
@@ -263,7 +259,7 @@ def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | Non
     return path if settings.weights == "train" and path.exists() else None
 
 
-def _selected(row: Row, config: Config, images: "ImageSet") -> "ImageSet":
+def _selected(row: CheckedPair, config: Config, images: "ImageSet") -> "ImageSet":
     """Return the images that the runs of this pair attack."""
     from onepix.datasets.selection import select
 
@@ -278,12 +274,14 @@ def _selected(row: Row, config: Config, images: "ImageSet") -> "ImageSet":
     return chosen
 
 
-def _try_out(row: Row, config: Config, classifier: "Classifier", few: "ImageSet", with_accuracy: bool) -> None:
+def _try_out(row: CheckedPair, config: Config, classifier: "Classifier", few: "ImageSet", with_accuracy: bool) -> None:
     """Classify a few images, and count the candidates screened per second."""
     import torch
 
     from onepix.attacks.attack import clean_logits
+    from onepix.attacks.search import PASSES_PER_ROUND
     from onepix.engine.evaluator import Evaluator
+    from onepix.engine.speed import passes_per_second
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
@@ -292,35 +290,7 @@ def _try_out(row: Row, config: Config, classifier: "Classifier", few: "ImageSet"
     if with_accuracy:
         correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
         row.accuracy = int(correct.sum()), len(few.labels)
-    row.passes = _passes_per_second(evaluator, pictures[:1])
-
-
-def _passes_per_second(evaluator: "Evaluator", picture: "Tensor") -> float:
-    """Measure the speed of screening random one-pixel changes, one round of a search at a time."""
-    import torch
-
-    from onepix.attacks.search import PASSES_PER_ROUND
-    from onepix.pixels import Perturbation
-
-    height, width, channels = picture.shape[1:]
-    count = PASSES_PER_ROUND * evaluator.micro_batch
-    generator = torch.Generator().manual_seed(0)
-    rows, columns, values = (
-        torch.randint(0, below, size, generator=generator, dtype=dtype).to(picture.device)
-        for below, size, dtype in (
-            (height, (count, 1), torch.int64),
-            (width, (count, 1), torch.int64),
-            (256, (count, 1, channels), torch.uint8),
-        )
-    )
-    candidates, owners = Perturbation(rows, columns, values), torch.zeros_like(rows[:, 0])
-    few = torch.arange(evaluator.micro_batch, device=picture.device)
-    evaluator.screen(picture, owners[few], candidates[few])  # the first pass is slower
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < TRIED:
-        evaluator.screen(picture, owners, candidates).argmax(1).cpu()
-        done += count
-    return done / (time.perf_counter() - start)
+    row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
 
 
 def _peak_memory() -> int | None:

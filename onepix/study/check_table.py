@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onepix.config.study import Config
-from onepix.study.check import Row
+from onepix.study.check import CheckedPair
 
 UNKNOWN = "?"
 WIDTH = 160  # characters per line, if the output is not a terminal
@@ -24,7 +24,7 @@ COLUMNS = (
 )
 
 
-def show(config: Config, rows: Iterable[Row]) -> int:
+def show(config: Config, rows: Iterable[CheckedPair]) -> int:
     """Print a table, what would be fetched, and all mistakes; return how many rows have a fault."""
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -49,7 +49,7 @@ def show(config: Config, rows: Iterable[Row]) -> int:
     return sum(bool(row.fault) for row in found)
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: CheckedPair) -> list[str]:
     """Return a row as text, one cell per column."""
     shape = "×".join(map(str, row.shape)) if row.shape else UNKNOWN
     correct, of = row.accuracy or (0, 0)

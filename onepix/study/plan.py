@@ -23,7 +23,7 @@ from onepix.config.statistics import Statistics
 from onepix.config.study import Config
 from onepix.errors import OnepixError
 from onepix.files.manifests import digest
-from onepix.study.check import Row, check_pair, known
+from onepix.study.check import CheckedPair, check_pair, known
 
 # Snakemake is imported inside functions: that takes seconds, and most functions here do not need it.
 
@@ -358,15 +358,15 @@ def estimates(config: Config, workflow: Workflow, trial: bool = True) -> Iterato
     Estimate
         For each dataset, network and attack, in the order of the runs.
     """
-    tried: dict[tuple[str, str], Row] = {}
+    tried: dict[tuple[str, str], CheckedPair] = {}
     for run in [(r.dataset, network, attack) for r in config.runs for network in r.networks for attack in r.attacks]:
         pair, jobs = run[:2], [job for job in workflow.jobs if job.rule == ATTACK and job.run == run]
         if trial and pair not in tried and any(job.why for job in jobs):
             tried[pair] = check_pair(config, *pair, sample=1, threads=max(job.threads for job in jobs))
-        yield estimate(config, run, jobs, tried.get(pair, Row(*pair)))
+        yield estimate(config, run, jobs, tried.get(pair, CheckedPair(*pair)))
 
 
-def estimate(config: Config, run: Run, jobs: Sequence[Job], tried: Row) -> Estimate:
+def estimate(config: Config, run: Run, jobs: Sequence[Job], tried: CheckedPair) -> Estimate:
     """Count the candidates of one run, from its jobs and from a trial of its network."""
     if not jobs:
         why = f"{' × '.join(run)}: a rule will choose the images when the dataset has been fetched"

@@ -182,19 +182,13 @@ def test_numbers_stand_for_classes_whose_names_are_not_known(dark, tmp_path):
 
 @pytest.mark.parametrize(("method", "tried"), [("scan", 2), ("random_search", 2), ("differential_evolution", 400)])
 def test_a_search_that_would_take_too_long_is_bounded(dark, tmp_path, monkeypatch, method, tried):
-    monkeypatch.setattr(module, "_passes_per_second", lambda *_: 4 / module.SECONDS)
+    monkeypatch.setattr(module, "passes_per_second", lambda *_: 4 / module.SECONDS)
     rows, told = attacked(subject(flips=False), [dark, dark], method=method, output=tmp_path / "out")
     assert [row.tried for row in rows] == [tried, tried]
     most = {"scan": "280", "random_search": "40,400", "differential_evolution": "40,400"}[method]
     assert told[-1].startswith(f"budget: {tried} of {most} candidates per picture, ")
     given, _ = attacked(subject(flips=False), [dark], method=method, output=tmp_path / "out", budget=401)
     assert [row.tried for row in given] == [min(401, 280) if method == "scan" else 401]
-
-
-def test_the_speed_is_that_of_the_network():
-    evaluator = module.Evaluator(rule(), subject().engine, (HEIGHT, WIDTH, 3))
-    speed = module._passes_per_second(evaluator, torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.uint8))
-    assert speed > evaluator.micro_batch / 10  # a pass of this rule takes well under ten seconds
 
 
 @pytest.mark.parametrize("shape", [(90, 60), (20, 33), (7, 5), (32, 47)])
@@ -291,7 +285,7 @@ def test_an_output_that_is_a_file_is_left_alone(dark, tmp_path):
 
 
 def test_names_in_brackets_are_printed_as_they_are(capsys):
-    show([module.Row("b/[red]a.png", "low", "[bold]", 0.5)])
+    show([module.AttackedPicture("b/[red]a.png", "low", "[bold]", 0.5)])
     assert "[red]a.png  [bold] 50.0%" in capsys.readouterr().out
 
 
