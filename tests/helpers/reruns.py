@@ -363,9 +363,12 @@ if a job before it runs. Here:
 - **Order and spelling.** The order of keys and of `runs`, comments, and defaults written out rerun nothing. The same
   holds for the order in `networks` and `attacks` of a run, `propagation.layers`, `figures.strips` and
   `figures.strip_layers`, and for other spellings of the same images.
-- **Modules.** A rule's inputs include the modules of the library that it imports, directly and through others, anywhere
-  in a file; they are found anew each time. Editing one of them, even a comment, reruns the rules that use it: Snakemake
-  compares contents, not meaning. cli.py belongs to no rule.
+- **Modules.** A rule's inputs include its job, `onepix/jobs/RULE.py`, and the modules of the library that this imports,
+  directly and through others, anywhere in a file, but not for types only (`TYPE_CHECKING`); they are found anew each
+  time. Editing one of them, even a comment, reruns the rules that use it: Snakemake compares contents, not meaning. A
+  section of the configuration belongs to the rules that are told its values: a key that is added to
+  onepix/config/figures.py reruns `figures` and `configuration`, and no attack. cli.py, process.py and jobs/__main__.py
+  belong to no rule.
 - **Touched files.** Up to 1 MB, files are compared by content: one that is only touched, copied or checked out anew
   reruns nothing. Results are tracked by their manifests, which are small. Of larger files of your own (images,
   weights), the date counts.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from inside import command_inside
 
 from onepix.datasets.arrays import load_arrays
 from onepix.errors import OnepixError
@@ -203,7 +204,7 @@ def test_the_repair_that_is_named_repairs(study_copy):
     data = study_copy.folder / RUN / "attack" / f"{CHUNK}.parquet"
     before = data.read_bytes()
     data.write_bytes(before[:-1] + b"?")
-    done = study_copy.command("onepix", "verify", "results")
+    done = command_inside(study_copy.folder, "verify", "results")
     assert done.returncode == 1
     assert done.stderr == "onepix: results: 1 faults in 3 chunks\n"
     assert f"  to repair: snakemake --cores all --force {RUN}/attack/{CHUNK}.json" in done.stdout
