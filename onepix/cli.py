@@ -27,17 +27,19 @@ Configurations = Annotated[
 @app.command()
 def attack(
     network: Annotated[
-        str, typer.Argument(help="A bundled network (lenet, resnet20), a safetensors file, or one of --config.")
+        str, typer.Argument(help="A bundled network (lenet, resnet20), a safetensors file, or a name in --config.")
     ],
     pictures: Annotated[list[Path], typer.Argument(help="Files such as PNG or JPEG.")],
     config: Annotated[
-        list[Path] | None, typer.Option(help="A configuration that names the network; repeat it to add to it.")
+        list[Path] | None, typer.Option(help="A configuration with the network; repeat for further files.")
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(help="True class, by name or number, once or once per picture; default: the network's own class."),
+        typer.Option(help="True class, by name or number: one, or one per picture; default: what the network sees."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the images that the network takes.", min=1)] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the images that the network takes, in pixels.", min=1)
+    ] = None,
     method: Annotated[str, typer.Option(help="scan, differential_evolution or random_search.")] = "scan",
     budget: Annotated[
         int | None, typer.Option(help="Candidates per picture; default: about a minute of work in all.", min=1)
@@ -45,7 +47,7 @@ def attack(
     seed: Annotated[int, typer.Option(help="Seed of methods that draw at random.", min=0)] = 0,
     output: Annotated[Path, typer.Option(help="Folder that gets one new folder per picture.")] = Path("onepix-attack"),
 ) -> None:
-    """Look for one pixel of each picture that flips its class, and follow it through the network."""
+    """Look for one pixel of each picture that flips its class, and draw its effect in each layer."""
     from onepix.study.attack_pictures import attack_pictures
     from onepix.study.attack_table import say, show
     from onepix.study.subject import find_subject

@@ -22,7 +22,7 @@ CLEAN_BATCH = 8  # clean images per pass; all their feature maps are kept for on
 
 
 def exact_float32() -> contextlib.AbstractContextManager[None]:
-    """Forbid cuDNN to round float32 to TF32 (its default) and to add in a random order."""
+    """Forbid cuDNN to round float32 to TF32 (its default) and to add in varying order."""
     flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     )

@@ -120,7 +120,7 @@ class Runs:
         return [rule.name for run in of_pair if (rule := rule_of(run.images))]
 
     def networks(self, dataset: str, attack: str) -> list[str]:
-        """Return the networks that this attack attacks with images of this dataset."""
+        """Return the networks on which this attack is run with images of this dataset."""
         return [run[1] for run in self.indices if (run[0], run[2]) == (dataset, attack)]
 
     def single_pixel(self, attack: str) -> bool:
@@ -139,7 +139,7 @@ class Runs:
         return blocks
 
     def first_images(self, dataset: str, network: str) -> list[int]:
-        """Return the first images that attack a network: its effective receptive fields come from them."""
+        """Return the first images on which a network is attacked: its effective receptive fields come from them."""
         of_pair = (index for run, index in self.indices.items() if run[:2] == (dataset, network))
         ids = {image_id for index in of_pair for image_id in self.images(index)}
         return sorted(ids)[: self.config.propagation.gradient_images]
