@@ -1,6 +1,6 @@
 # Two commands for a fresh machine: `make run` and `make test`. Both set up .venv first, from the lock.
-# `make test` takes minutes and covers everything once; `make test-all` goes deep: all kills, SLURM where it is, many
-# examples. `make unit` leaves Snakemake out.
+# `make test` takes minutes and covers everything once; `make test-all` adds all kills, SLURM if it is installed, and many
+# examples. `make unit` runs no workflow.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,8 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run test unit test-rest test-all check report bench setup lock schema clean
 
-# Snakemake's SLURM plugin asks the controller whenever Snakemake starts. Where SLURM is installed and its controller
-# does not answer, that takes nine seconds; these two run without SLURM.
+# Snakemake's SLURM plugin asks the controller at each start. If SLURM is installed but its controller does not answer,
+# that takes nine seconds; these two targets do not need SLURM.
 run report: export SLURM_CONF := /dev/null
 
 run: $(VENV)/ready
@@ -21,7 +21,7 @@ report: run
 	@snakemake --cores 1 --report report.html
 	@echo "Open report.html in a browser."
 
-# Each worker has about 1.5 GB in memory; more than four would wait for the study that is run once.
+# Each worker needs about 1.5 GB of memory; more than four would wait for the small study, which runs once.
 PYTEST = pytest --numprocesses $(CORES) --maxprocesses 4
 
 test: check
@@ -30,7 +30,7 @@ test: check
 unit: $(VENV)/ready
 	$(PYTEST) -m "not slow and not workflow"
 
-# What `make test` leaves out. Properties are in both: here they are tried on many examples, and on new ones each time.
+# The tests that `make test` leaves out. Properties are in both; here they run on many examples, new ones each time.
 test-rest: $(VENV)/ready
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile thorough
 

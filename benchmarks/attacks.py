@@ -1,4 +1,4 @@
-"""Compares onepix with attack libraries and with the network's own ceiling; writes the table in README.md beside."""
+"""Compares onepix with attack libraries and with the bare network; writes the table in benchmarks/README.md."""
 
 import datetime
 import json
@@ -26,8 +26,8 @@ Result = dict[str, Any]
 
 
 def main(
-    images: Annotated[int, typer.Option(min=1, help="The first so many that the network classifies correctly.")] = 6,
-    quick: Annotated[bool, typer.Option(help="One image, hardly any budget, README.md is left alone.")] = False,
+    images: Annotated[int, typer.Option(min=1, help="Number of images; they must be classified correctly.")] = 6,
+    quick: Annotated[bool, typer.Option(help="One image, a tiny budget; README.md is not changed.")] = False,
     libraries: Annotated[Path | None, typer.Option(help="Where requirements.txt is installed.")] = None,
 ) -> None:
     """Run all contenders one after the other and write the table."""
@@ -98,7 +98,7 @@ def tasks(quick: bool) -> list[Result]:
 
 
 def run(task: Result, libraries: Path) -> Result:
-    """Run a contender in a process of its own, with the attack libraries in sight only if it is one of them."""
+    """Run a contender in its own process; only attack libraries can import the attack libraries."""
     paths = [str(libraries)] * (task["kind"] in ("torchattacks", "ART")) + [os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def run(task: Result, libraries: Path) -> Result:
 
 
 def written(results: list[Result], facts: str) -> str:
-    """Return the tables and what must be said with them, as Markdown."""
+    """Return the tables and their notes, as Markdown."""
     dense = [r for r in results if r["kind"] == "dense"]
     ceiling = {p: max(r["rate"] for r in dense if r["precision"] == p) for p in ("float32", "bfloat16")}
     reference = next(r.get("rate") for r in results if r["kind"] == "torchattacks")
@@ -144,7 +144,7 @@ def row(result: Result, ceiling: dict[str, float], reference: float | None) -> s
 
 
 def notes(results: list[Result]) -> list[str]:
-    """Return what the table has no column for."""
+    """Return notes for which the table has no column."""
     said = []
     for result in results:
         label = f"- {result['label']}, {result['precision']}:"
@@ -163,7 +163,7 @@ def notes(results: list[Result]) -> list[str]:
 
 
 def facts(machine: Result, libraries: Path) -> str:
-    """Return what the figures depend on, in a line."""
+    """Return one line about what the numbers depend on."""
     named = [
         path.name for name in ("torchattacks", "adversarial_rob*") for path in libraries.glob(f"{name}-*.dist-info")
     ]

@@ -1,6 +1,6 @@
-"""Runs one contender in a process of its own: `attacks.py` starts it with a task as JSON and the file for its results.
+"""Runs one contender in its own process: `attacks.py` starts it with a task as JSON and a file for the results.
 
-So peak memory is the contender's own, and no library meets another one's threads, settings or random state.
+So peak memory is that of this contender alone, and libraries do not share threads, settings or random state.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from onepix.networks.weights import bundled, load_network_file
 from onepix.notebook import METHODS
 from onepix.pixels import Perturbation
 
-PASSES_A_CALL = 16  # micro-batches that a search screens at once
+PASSES_PER_CALL = 16  # micro-batches that a search screens at once
 JUDGE_BATCH = 64
 Result = dict[str, Any]
 LibraryAttack = Callable[[np.ndarray, int], np.ndarray]  # (1, C, H, W) in [0, 1] and its class to the same, attacked
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def run_dense(classifier: Classifier, _images: ImageSet, task: Result) -> Result:
-    """Measure forward passes on ready tensors: what the network itself allows where nothing is left out."""
+    """Measure forward passes on ready tensors: the limit of the network, if every pass is complete."""
     network, layout = classifier.network, torch.contiguous_format
     if task["folded"]:
         network, layout = fuse(network).to(memory_format=torch.channels_last), torch.channels_last
@@ -77,7 +77,7 @@ def run_compiled(classifier: Classifier, _images: ImageSet, task: Result) -> Res
     inductor.freezing = True
     network = torch.compile(fuse(classifier.network).to(memory_format=torch.channels_last))
     ready = ready_batch(classifier, task["batch"]).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad(), arithmetic(classifier, task["precision"]):  # freezing does not know inference_mode
+    with torch.no_grad(), arithmetic(classifier, task["precision"]):  # freezing does not support inference_mode
         begun = clock()
         network(ready)
         compiling = clock() - begun
@@ -85,11 +85,11 @@ def run_compiled(classifier: Classifier, _images: ImageSet, task: Result) -> Res
 
 
 def run_engine(classifier: Classifier, images: ImageSet, task: Result) -> Result:
-    """Measure how fast onepix evaluates random candidates, as many at once as a search gives it."""
+    """Measure how fast onepix evaluates random candidates, as many at once as in a search."""
     keep_memory()
     height, width, channels = images.images.shape[1:]
     evaluator = Evaluator(classifier, Engine(**task["engine"]), (height, width, channels))
-    count = PASSES_A_CALL * evaluator.micro_batch
+    count = PASSES_PER_CALL * evaluator.micro_batch
     draw = np.random.default_rng(0)
     rows, columns = draw.integers(height, size=(count, 1)), draw.integers(width, size=(count, 1))
     colours = draw.integers(256, size=(count, 1, channels), dtype=np.uint8)
@@ -104,7 +104,7 @@ def run_engine(classifier: Classifier, images: ImageSet, task: Result) -> Result
 
 
 def run_onepix(classifier: Classifier, images: ImageSet, task: Result) -> Result:
-    """Attack all images together, as onepix does; then those that resist once more, for the time they take."""
+    """Attack all images together, as onepix does; then attack resisting images again, to measure their time."""
     keep_memory()
     settings = METHODS[task["method"]](method=task["method"], **task["settings"])
     begun = clock()
@@ -122,7 +122,7 @@ def run_onepix(classifier: Classifier, images: ImageSet, task: Result) -> Result
 
 def run_library(classifier: Classifier, images: ImageSet, task: Result) -> Result:
     """Let a library attack one image after the other; count passes and judge what it returns."""
-    # ART minimises the true class's output as it is: of logits that is another aim, and misses flips.
+    # ART minimises the true class's output: with logits, that is another goal, and it misses flips.
     network = Counted(classifier, nn.Softmax(1) if task["kind"] == "ART" else nn.Identity()).eval()
     attack = {"torchattacks": torchattacks_attack, "ART": art_attack}[task["kind"]](network, task)
     floats = (images.images.transpose(0, 3, 1, 2) / 255).astype(np.float32)
@@ -157,14 +157,14 @@ def art_attack(network: "Counted", task: Result) -> LibraryAttack:
     from art.estimators.classification import PyTorchClassifier
 
     device = "gpu" if torch.cuda.is_available() else "cpu"
-    loss = nn.CrossEntropyLoss()  # it asks for one and does not use it here
+    loss = nn.CrossEntropyLoss()  # required, but not used here
     estimator = PyTorchClassifier(network, loss, (3, 32, 32), 10, clip_values=(0.0, 1.0), device_type=device)
     attack = PixelAttack(estimator, th=1, es=1, max_iter=task["generations"])
     return lambda image, label: attack.generate(image, np.array([label]))
 
 
 class Counted(nn.Module):
-    """The network as attack libraries want it, floats in [0, 1], (N, C, H, W); it counts the rows it is given."""
+    """The network for attack libraries: it takes floats in [0, 1], (N, C, H, W), and counts the images."""
 
     def __init__(self, classifier: Classifier, last: nn.Module) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class Counted(nn.Module):
 
 
 def outcome(passes: list[int], seconds: float, resisting: float, claimed: list[bool], survived: np.ndarray) -> Result:
-    """Return what an attack's row is made of; `resisting` are the seconds of the images that did not flip."""
+    """Return the values of an attack's row; `resisting` is the time of images that did not flip, in seconds."""
     left = [count for count, fell in zip(passes, survived, strict=True) if not fell]
     return {
         "rate": sum(passes) / seconds,
@@ -210,7 +210,7 @@ def ready_batch(classifier: Classifier, batch: int) -> Tensor:
 
 @contextlib.contextmanager
 def arithmetic(classifier: Classifier, precision: str) -> Iterator[None]:
-    """Compute as onepix screens: memory kept, and float32 that is float32 on GPUs too, or autocast to bfloat16."""
+    """Compute as onepix screens: memory is kept; true float32 on GPUs, too, or autocast to bfloat16."""
     keep_memory()
     device = classifier.mean.device.type
     with exact_float32(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -231,7 +231,7 @@ def best_rate(step: Callable[[], object], rows: int, task: Result) -> float:
 
 
 def clock() -> float:
-    """Return the time in seconds, once the GPU has done all it was asked to."""
+    """Return the time in seconds, after the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return perf_counter()

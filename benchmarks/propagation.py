@@ -1,7 +1,7 @@
-"""Holds the propagation job against two plain passes per image, in one run: time, memory, bytes, a lazy reading.
+"""Compares the propagation job with two plain passes per image: time, memory, bytes on disk, lazy reading.
 
-A network of random weights on the bundled images, again and again, each with one random pixel changed: what a layer's
-numbers are matters neither to the time nor to the memory, and little to the bytes.
+The network has random weights; the bundled images are repeated, each with one random pixel changed. The values in a
+layer do not change time and memory, and hardly the bytes.
 """
 
 import resource
@@ -34,7 +34,7 @@ def main(
     architecture: Annotated[str, typer.Argument(help="resnet20, resnet56, …")] = "resnet56",
     images: Annotated[int, typer.Option(min=1)] = 1000,
 ) -> None:
-    """Run the job once and print what it took."""
+    """Run the job once and print time, memory and bytes."""
     device = choose_device("auto")
     loaded = peak_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def main(
 
 
 def stored_network(architecture: str, manifest: Path) -> Classifier:
-    """Write a network of random weights as the workflow stores it."""
+    """Write a network with random weights, as the workflow stores it."""
     torch.manual_seed(0)
     classifier = Classifier(build(architecture), (0.5,) * 3, (0.25,) * 3).eval()
     weights = manifest.with_name("weights.safetensors")

@@ -1,4 +1,4 @@
-"""Writes the tables of a finished study into results.md, between its two marks: python docs/results.py RESULTS."""
+"""Writes the tables of a finished study into results.md, between two marks: python docs/results.py RESULTS."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -6,8 +6,8 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["Classifier", "__version__", "attack", "bundled_images", "bundled_network", "load_network", "scan"]
 
-# Imported when asked for, and by name: these import torch, for which jobs that only draw should not wait, and the
-# workflow, which follows import statements, would take all of the library for a part of every rule.
+# Imported only when they are used: they import torch, which takes seconds, and jobs that only draw do not need it. They
+# are imported by name, since the workflow follows import statements: each rule would depend on the whole library.
 LAZY = {
     "Classifier": "onepix.networks.classifier",
     "attack": "onepix.notebook",
@@ -26,5 +26,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names, also those not imported yet: a notebook completes what is listed."""
+    """List the public names, also those not imported yet, so that a notebook can complete them."""
     return sorted({*globals(), *__all__})

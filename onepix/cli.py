@@ -1,4 +1,4 @@
-"""The command line: what a person types. `python -m onepix.jobs` is what the workflow calls."""
+"""The commands that a person types. The workflow calls `python -m onepix.jobs` instead."""
 
 import json
 from pathlib import Path
@@ -20,34 +20,34 @@ app = typer.Typer(
 
 Cifar10 = Annotated[Path, typer.Option(help="The folder that fetch-cifar10 made.")]
 Configurations = Annotated[
-    list[Path], typer.Argument(help="A configuration; of several files, later ones add to earlier ones.")
+    list[Path], typer.Argument(help="One or more configuration files; later files add to earlier ones.")
 ]
 
 
 @app.command()
 def attack(
     network: Annotated[
-        str, typer.Argument(help="A bundled network (lenet, resnet20), a safetensors file, or one of --config.")
+        str, typer.Argument(help="A bundled network (lenet, resnet20), a safetensors file, or a name in --config.")
     ],
     pictures: Annotated[list[Path], typer.Argument(help="Files such as PNG or JPEG.")],
     config: Annotated[
-        list[Path] | None, typer.Option(help="A configuration that names the network; repeat it to add to it.")
+        list[Path] | None, typer.Option(help="A configuration with the network; repeat for further files.")
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(
-            help="The true class, by name or number, of all or repeated for each; default: the network's own."
-        ),
+        typer.Option(help="True class, by name or number: one, or one per picture; default: what the network sees."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the images that the network takes.", min=1)] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the images that the network takes, in pixels.", min=1)
+    ] = None,
     method: Annotated[str, typer.Option(help="scan, differential_evolution or random_search.")] = "scan",
     budget: Annotated[
-        int | None, typer.Option(help="Candidates per picture; default: what takes about a minute in all.", min=1)
+        int | None, typer.Option(help="Candidates per picture; default: about a minute of work in all.", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the methods that draw.", min=0)] = 0,
-    output: Annotated[Path, typer.Option(help="Receives one new folder per picture.")] = Path("onepix-attack"),
+    seed: Annotated[int, typer.Option(help="Seed of methods that draw at random.", min=0)] = 0,
+    output: Annotated[Path, typer.Option(help="Folder that gets one new folder per picture.")] = Path("onepix-attack"),
 ) -> None:
-    """Look for one pixel of each picture that flips its class, and follow it through the network."""
+    """Look for one pixel of each picture that flips its class, and draw its effect in each layer."""
     from onepix.study.attack_pictures import attack_pictures
     from onepix.study.attack_table import say, show
     from onepix.study.subject import find_subject
@@ -61,7 +61,7 @@ def attack(
 def check(
     config: Configurations,
     sample: Annotated[int, typer.Option(help="Images on which accuracy is measured.", min=1)] = 100,
-    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch what is not at hand.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download what is missing.")] = False,
 ) -> None:
     """Try every network and dataset of a configuration before it runs."""
     from onepix.config.study import load
@@ -78,7 +78,7 @@ def plan(
     config: Configurations,
     trial: Annotated[bool, typer.Option(help="Measure how fast the networks are.")] = True,
 ) -> None:
-    """Say what a run of the workflow would do in this folder, why, and how much that is."""
+    """Say which jobs the workflow would run in this folder, why, and how long the attacks take at most."""
     from onepix.config.study import load
     from onepix.study.plan import ask_snakemake, estimates
     from onepix.study.plan_table import show
@@ -92,9 +92,9 @@ def plan(
 def verify(
     results: Annotated[Path, typer.Argument(help="The folder of results.")],
     data: Annotated[Path, typer.Option(help="The folder of fetched datasets and networks.")] = Path("data"),
-    sample: Annotated[int, typer.Option(help="Attacked images of each run that are classified again.", min=0)] = 8,
+    sample: Annotated[int, typer.Option(help="Attacked images per run that are classified again.", min=0)] = 8,
 ) -> None:
-    """Check what a study has left on disk, and do a sample of it again."""
+    """Compare the results of a study with their digests, and classify a sample of attacked images again."""
     from onepix.study.verify import lines
 
     for line in lines(results, data, sample):
@@ -118,7 +118,7 @@ def train(
     architecture: Annotated[str, typer.Argument(help="lenet, resnet20, nin, wrn-16-8, vit-lite-7-4, …")],
     cifar10: Cifar10,
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights, order of images and augmentation.")] = 0,
 ) -> None:
     """Train a network on CIFAR-10 by its recipe; a second call resumes."""
     from onepix.jobs import training
@@ -130,7 +130,7 @@ def train(
 @app.command()
 def fetch_cifar10(
     folder: Annotated[Path, typer.Argument(help="Where the six official binary files go.")],
-    existing: Annotated[Path | None, typer.Option(help="A folder with a copy, instead of downloading.")] = None,
+    existing: Annotated[Path | None, typer.Option(help="A folder with a copy, instead of a download.")] = None,
 ) -> None:
     """Fetch CIFAR-10 and compare each file with its published MD5."""
     from onepix.datasets.cifar10 import fetch_cifar10 as fetch

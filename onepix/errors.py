@@ -1,17 +1,17 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for mistakes that the user can correct."""
 
 
 class OnepixError(Exception):
-    """A mistake in the input, told in one line: what was wrong, where, and what was expected."""
+    """A mistake of the user. Its message is one line: what was wrong, where, and what was expected."""
 
 
 class OfflineError(OnepixError):
-    """Something is not at hand, and may not be fetched now.
+    """Something is missing, and ONEPIX_OFFLINE forbids to download it.
 
     Attributes
     ----------
     missing : str
-        What is not where.
+        What is missing, and where it was looked for.
     """
 
     def __init__(self, missing: str, advice: str) -> None:

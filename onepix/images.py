@@ -11,7 +11,7 @@ from onepix.errors import OnepixError
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Images, their labels, and where they stand in the set they come from.
+    """Images, their labels, and their index in the original set.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class ImageSet:
     provenance : str
         Where the images come from.
     names : tuple of str
-        A name an image, such as its file; empty if they have none.
+        One name per image, such as its file; empty if they have none.
     """
 
     images: npt.NDArray[np.uint8]
@@ -43,14 +43,14 @@ class ImageSet:
         count = len(self.images)
         for name, values in (("labels", self.labels), ("ids", self.ids)):
             _require(
-                values.shape == (count,), f"{name} must have the shape ({count},), one an image, got {values.shape}"
+                values.shape == (count,), f"{name} must have the shape ({count},), one per image, got {values.shape}"
             )
         _require(len(np.unique(self.ids)) == count, "ids must be unique")
-        _require(len(self.names) in (0, count), f"names must be {count}, one an image, or none, got {len(self.names)}")
+        _require(len(self.names) in (0, count), f"names must be {count}, one per image, or none, got {len(self.names)}")
         outside = (self.labels < 0) | (self.labels >= len(self.class_names))
         if outside.any():
             worst = int(self.labels[outside][0])
-            _require(False, f"labels must lie in 0–{len(self.class_names) - 1} (one a class name), got {worst}")
+            _require(False, f"labels must lie in 0–{len(self.class_names) - 1} (one per class name), got {worst}")
 
     def select(self, ids: Sequence[int]) -> "ImageSet":
         """Return the images with these ids, each once, in this order; errors as in `indices`."""
@@ -64,12 +64,12 @@ class ImageSet:
         )
 
     def with_classes(self, count: int) -> "ImageSet":
-        """Return the set as a network of so many classes sees it: names that are just numbers go on to the last.
+        """Return the set with as many class names as a network has classes; only plain numbers are added.
 
         Raises
         ------
         OnepixError
-            If there are more names, or names that are no numbers and fewer.
+            If there are more names than classes, or fewer names that are not plain numbers.
         """
         names = tuple(map(str, range(count)))
         if len(self.class_names) == count or self.class_names == names[: len(self.class_names)]:
@@ -78,7 +78,7 @@ class ImageSet:
         raise OnepixError(f"the network has {count} classes, the images have {len(self.class_names)} ({shown})")
 
     def indices(self, ids: Iterable[int]) -> npt.NDArray[np.int64]:
-        """Return where the images with these ids stand in the set.
+        """Return the positions in this set of the images with these ids.
 
         Raises
         ------

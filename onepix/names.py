@@ -1,4 +1,4 @@
-"""Names: their order, the nearest to a misspelt one, and those that fit a pattern."""
+"""Names: their natural order, the nearest known name to a misspelt one, and matching by pattern."""
 
 import difflib
 import re
@@ -28,7 +28,7 @@ def chosen(names: Iterable[str], patterns: Sequence[str], key: str, what: str) -
     Raises
     ------
     OnepixError
-        If none does; the line names the `key` of the configuration with the patterns, and `what` was named.
+        If no name fits. The message names `key`, the key of the configuration, and `what` kind of thing is named.
     """
     known = list(names)
     if found := [name for name in known if fits(name, patterns)]:

@@ -1,4 +1,4 @@
-"""What a notebook needs: images and networks that come with onepix, and attacks in one call."""
+"""For notebooks: images and networks that come with onepix, and attacks in one call."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ def bundled_network(name: str, device: str | torch.device = "cpu") -> Classifier
     Raises
     ------
     OnepixError
-        If there is none of this name.
+        If onepix comes with no network of this name.
     """
     files = bundled()
     if name not in files:
@@ -74,7 +74,7 @@ def load_network(file: str | Path, device: str | torch.device = "cpu") -> Classi
     Parameters
     ----------
     file : str or Path
-        A safetensors file, such as `onepix train` writes; its metadata state architecture and input scaling.
+        A safetensors file, as `onepix train` writes it; its metadata hold architecture and input scaling.
     device : str or torch.device
         Where it is evaluated.
 
@@ -114,25 +114,25 @@ def attack(
     method : str
         `differential_evolution`, `scan` or `random_search`.
     ids : array_like, optional
-        int, shape (N,), each once; with the seed, they set the images' random streams. Default: 0, 1, 2, …
+        int, shape (N,), each once. Seed and id together set an image's random stream. Default: 0, 1, 2, …
     engine : Engine or mapping, optional
         Precision, micro-batch and the like: `onepix.config.engine.Engine`.
     **settings
-        The method's: `onepix.config.attacks.DifferentialEvolution`, `Scan`, `RandomSearch`.
+        Settings of the method: see `onepix.config.attacks.DifferentialEvolution`, `Scan`, `RandomSearch`.
 
     Returns
     -------
     table : DataFrame
-        One row an image, or an image and target; columns as in `onepix.files.records.SCHEMA`. Its `attrs` tell under
-        `evaluation` the precision, the micro-batch and the like.
+        One row per image, or per image and target; columns as in `onepix.files.records.SCHEMA`. `attrs["evaluation"]`
+        holds the precision, the micro-batch and the like.
     attacked : ndarray
-        uint8, shape (rows, H, W, C): the image of each row with its pixels changed. Where the network was wrong
-        already (`eligible` is False), it is the image as it was.
+        uint8, shape (rows, H, W, C): the image of each row with its pixels changed. Where `eligible` is False (the
+        network misclassifies the original image), it is the original image.
 
     Raises
     ------
     OnepixError
-        One line: what was wrong, and what was expected.
+        With one line: what was wrong, and what was expected.
     """
     chosen = settings_of(method, settings)
     pictures = _image_set(classifier, images, labels, ids)
@@ -159,13 +159,13 @@ def scan(
     Returns
     -------
     Dataset
-        As in `onepix.analysis.positions.scan_maps`, for the images that the network classifies correctly. With `stop:
-        first`, margins are NaN where the scan did not come to.
+        As in `onepix.analysis.positions.scan_maps`, for the images that the network classifies correctly. With
+        `stop="first"`, margins are NaN where the scan ended before.
 
     Notes
     -----
-    Flips are float32's, and so are the margins of whatever lies within the bound (`Engine.bound`) of a flip. Margins
-    further away carry the error of screening; with `engine={"precision": "float32"}` that is the rounding of float32.
+    Flips are decided in float32, and so are margins within the bound (`Engine.bound`) of a flip. Margins further away
+    carry the error of screening; with `engine={"precision": "float32"}` that is the rounding of float32.
     """
     chosen = settings_of("scan", settings)
     pictures = _image_set(classifier, images, labels, ids)
@@ -175,7 +175,7 @@ def scan(
 
 
 def settings_of(method: str, settings: Mapping[str, Any]) -> AttackSettings:
-    """Return the settings of a method, checked; one line if a key or a value is wrong, or the method unknown."""
+    """Check the settings of a method; OnepixError if the method or a key is unknown, or a value is wrong."""
     if method not in METHODS:
         raise OnepixError(f"attack method '{method}' is unknown; {nearest(method, METHODS)}")
     return validated(METHODS[method], {"method": method, **settings}, method)
@@ -188,7 +188,7 @@ def _engine(engine: Engine | Mapping[str, Any] | None) -> Engine:
 def _image_set(
     classifier: Classifier, images: npt.ArrayLike, labels: npt.ArrayLike, ids: npt.ArrayLike | None
 ) -> ImageSet:
-    """Check images and labels; the network itself tells how many classes there are."""
+    """Check images and labels; the number of classes is the number of the network's outputs."""
     if not isinstance(classifier, Classifier):
         raise OnepixError(
             f"expected an onepix.Classifier, got {type(classifier).__name__}; "

@@ -15,7 +15,7 @@ class Perturbation:
     rows, columns : Tensor
         int64, shape (N, P).
     values : Tensor
-        uint8, shape (N, P, C): the colours the pixels are given.
+        uint8, shape (N, P, C): the new colours of the pixels.
     """
 
     rows: Tensor
@@ -34,7 +34,7 @@ class Perturbation:
         Parameters
         ----------
         images : Tensor
-            uint8, shape (N, H, W, C), one image a candidate.
+            uint8, shape (N, H, W, C), one image per candidate.
 
         Returns
         -------

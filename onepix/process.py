@@ -1,4 +1,4 @@
-"""How a command's process behaves: signals and mistakes end it in one line, and it keeps to its threads."""
+"""How a command's process behaves: a signal or a mistake ends it with one line, and it obeys its number of threads."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ from onepix.errors import OnepixError
 
 @contextlib.contextmanager
 def well_behaved() -> Iterator[None]:
-    """End the process by a user's mistake, a full disk or SIGTERM in one line, and not in a traceback."""
-    # A scheduler's SIGTERM would end Python on the spot, and leave temporary files behind.
+    """Print one line instead of a traceback when a user's mistake, a full disk or SIGTERM ends the process."""
+    # Without a handler, SIGTERM ends Python at once, and temporary files stay behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("onepix: stopped by SIGTERM"))
     _keep_to_threads()
     try:
@@ -25,9 +25,9 @@ def well_behaved() -> Iterator[None]:
 
 
 def _keep_to_threads() -> None:
-    """Let dask and zarr start no more threads than OMP_NUM_THREADS, which PyTorch, NumPy and Arrow heed by themselves.
+    """Let dask and zarr start no more threads than OMP_NUM_THREADS; PyTorch, NumPy and Arrow obey it by themselves.
 
-    Snakemake sets it to a job's threads. Where it is not set, all of them use all cores.
+    Snakemake sets it to the job's number of threads. Where it is not set, all libraries use all cores.
     """
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads):

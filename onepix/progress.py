@@ -1,4 +1,4 @@
-"""Progress on standard error: a live bar on a terminal, a line now and then in a log."""
+"""Progress on standard error: a live bar on a terminal, one line every few seconds in a log."""
 
 import contextlib
 import sys
@@ -19,7 +19,7 @@ class Bar:
     Attributes
     ----------
     n, total : int
-        Units done, and units in all; the total is None where that is not known.
+        Units done, and units in all; None if not known.
     """
 
     def __init__(self, total: int | None, unit: str, initial: int) -> None:
@@ -29,7 +29,7 @@ class Bar:
         self.show: Callable[[], None] = lambda: None
 
     def update(self, count: int = 1, total: int | None = None, **notes: object) -> None:
-        """Add units done; tell a new total, and values that are worth a look."""
+        """Add units done; set a new total, and values to show after the bar."""
         self.n += count
         self.total = self.total if total is None else total
         self._notes = "".join(f", {name}={value}" for name, value in notes.items()) or self._notes
@@ -47,7 +47,7 @@ class Bar:
 
 
 class _Words(ProgressColumn):
-    """What a log would say, beside the bar."""
+    """The text that a log would show, next to the bar."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__()
@@ -59,23 +59,23 @@ class _Words(ProgressColumn):
 
 @contextlib.contextmanager
 def progress_bar(total: int | None, description: str, unit: str, initial: int = 0) -> Iterator[Bar]:
-    """Show how far work has come.
+    """Show the progress of some work.
 
     Parameters
     ----------
     total : int or None
-        Units of work; None where that is not known.
+        Units of work; None if not known.
     description : str
         Names the work.
     unit : str
-        Names a unit.
+        Name of one unit.
     initial : int
-        Units that were done before.
+        Units done before the start.
 
     Yields
     ------
     Bar
-        Its `update` is to be called after each bit of work.
+        Call its `update` after each piece of work.
     """
     bar = Bar(total, unit, initial)
     with _live(bar, description) if sys.stderr.isatty() else _lines(bar, description):
@@ -93,7 +93,7 @@ def _live(bar: Bar, description: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lines(bar: Bar, description: str) -> Iterator[None]:
-    """Write whole lines: several jobs may share one log, where overwriting would mix them."""
+    """Write whole lines: several jobs may write into one log, and overwriting a line would mix them."""
     written = 0.0
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""The claims of Vargas and Su (2019), each held against a number with its interval."""
+"""Tests each claim of Vargas and Su (2019) with a number and its interval."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ from onepix.analysis.statistics import bootstrap_mean, proportion
 from onepix.config.statistics import Statistics
 
 Array = npt.NDArray[Any]
-SLIGHT = 0.01  # of a feature map's maximum: less does not count as having arrived
+SLIGHT = 0.01  # of a feature map's maximum: a smaller change does not count as arrived
 MOST = 0.9  # of the attacks
 CLOSE = 0.8  # of a feature map's maximum: counts as close to it
-WIDE = 0.5  # of a layer's positions counts as global; of the position maps, as the rule
+WIDE = 0.5  # of a layer's positions: counts as global; of the position maps: counts as the rule
 
 
 def claim_table(
     attacks: Measured, maps: Positions | None, clusters: pd.DataFrame, settings: Statistics
 ) -> pd.DataFrame:
-    """Hold each claim of the paper against one run.
+    """Test each claim of the paper on one run.
 
     Parameters
     ----------
     attacks : Measured
-        What was measured on the attacks.
+        Measurements on the attacks.
     maps : Positions or None
         Position maps of the successes; None for changes of several pixels.
     clusters : DataFrame
@@ -44,10 +44,10 @@ def claim_table(
 
     Notes
     -----
-    The paper gives no bounds. Here, a change arrives if it exceeds 1 % of the last layer's maximum, and is taken to
-    arrive if it does in nine of ten attacks; it is global beyond half of the positions, and close to the maximum from
-    80 % of it. Successes change the last layer by definition, so the first claim is judged by all attacks. The next two
-    are judged in the last layer with space: in the first one, a gaudy pixel is as large as anything by itself.
+    The paper gives no bounds. Here, a change reaches the last layer if it exceeds 1 % of the layer's maximum; the claim
+    holds if that is so in nine of ten attacks. A change is global from half of the positions on, and close to the
+    maximum from 80 % of it. Successes change the last layer by definition, so the first claim is tested on all attacks.
+    The next two are tested in the last spatial layer: in the first layer, a bright pixel is large by itself.
     """
     success, values, layers = attacks.success, attacks.values, attacks.layers
     relative_peak = np.where(

@@ -1,4 +1,4 @@
-"""How a pixel change fares by depth: tables and average maps, layer by layer."""
+"""How a pixel change develops with depth: tables and average maps, layer by layer."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,12 +25,12 @@ MEASURES = (*COMPARED, "gain")
 
 
 def layer_table(attacks: Measured, controls: Measured | None, settings: Statistics) -> pd.DataFrame:
-    """Summarise what becomes of the change in each layer.
+    """Summarise the change in each layer.
 
     Parameters
     ----------
     attacks, controls : Measured
-        What was measured on the attacks and on the matched controls, if there are any.
+        Measurements on the attacks, and on the matched controls if there are any.
     settings : Statistics
         Confidence and resamples of the bootstrap over images.
 
@@ -38,13 +38,13 @@ def layer_table(attacks: Measured, controls: Measured | None, settings: Statisti
     -------
     DataFrame
         One row per layer and outcome (success, failure; control, if there are any): depth, layer, operator, stride,
-        receptive_field, outcome, images; changed, the share of images in which the layer changes at all (Wilson's
-        interval); means over images with bootstrap intervals of share_of_peak (delta_peak / clean_peak), reach,
-        reach_1pct, distance and spread (pixels of the image) as in `onepix.analysis.maps.measures`, of energy, the
-        change's over the clean feature map's in decibels, and of gain, how much of it was won since the layer before
-        (negative: lost); each interval as _low and _high. Images for which a measure is not defined are left out of it:
-        clean feature maps of zeros, changes that have died out, layers without space. Last, outside_cone: how many
-        positions have changed outside the pixel's theoretical forward cone, over all images.
+        receptive_field, outcome, images; changed, the proportion of images in which the layer changes at all (Wilson's
+        interval); then means over images, with bootstrap intervals (_low, _high), of share_of_peak (delta_peak /
+        clean_peak); reach, reach_1pct, distance and spread (pixels of the image) as in `onepix.analysis.maps.measures`;
+        energy, of the change over the clean feature map, in decibels; gain, the energy minus that of the layer before.
+        Images for which a measure is not defined do not count: clean feature maps of zeros, changes that have died out,
+        layers without space. Last, outside_cone: how many positions have changed outside the pixel's theoretical
+        forward cone, over all images.
     """
     outcomes = {"success": attacks.of(attacks.success), "failure": attacks.of(~attacks.success)}
     if controls:
@@ -69,7 +69,7 @@ def layer_table(attacks: Measured, controls: Measured | None, settings: Statisti
 def _estimates(values: Mapping[str, Floats], settings: Statistics) -> Floats:
     """Return mean, lower and upper bound of each measure in each layer, (3, measures, layers)."""
     layers = values["energy"].shape[1]
-    # All at once: the resamples are the same, and drawing them takes most of the time.
+    # All together: the resamples are the same, and drawing them takes most of the time.
     columns = np.concatenate([values[measure] for measure in MEASURES], 1)
     return np.stack(bootstrap_means(columns, settings)).reshape(3, len(MEASURES), layers)
 
@@ -89,12 +89,12 @@ def comparison_table(attacks: Measured, controls: Measured | None, settings: Sta
     Returns
     -------
     DataFrame
-        One row a comparison, measure and layer: against (failure, control), measure, depth, layer, operator; images and
-        others, the numbers of successes and of failures or controls that have a value; difference, the mean of success
-        minus the other, paired for controls, with its bootstrap interval (low, high); superiority, the probability that
-        a success's value is the larger one, ties counting half; p, of Wilcoxon's signed-rank test for controls and of
-        Mann and Whitney's test for failures, two-sided; q, by Benjamini and Hochberg over the layers; apart, whether q
-        is at most 1 − confidence.
+        One row per comparison, measure and layer: against (failure, control), measure, depth, layer, operator; images
+        and others, the numbers of successes, and of failures or controls, that have a value; difference, the mean of
+        successes minus the mean of the others, paired for controls, with its bootstrap interval (low, high);
+        superiority, the probability that a success has the larger value, ties counting half; p, two-sided, of
+        Wilcoxon's signed-rank test for controls and of Mann and Whitney's test for failures; q, by Benjamini and
+        Hochberg over the layers; apart, whether q is at most 1 − confidence.
     """
     ours, failures = attacks.of(attacks.success), attacks.of(~attacks.success)
     compared = [("failure", measure, _unpaired(ours[measure], failures[measure], settings)) for measure in COMPARED]
@@ -117,7 +117,7 @@ def comparison_table(attacks: Measured, controls: Measured | None, settings: Sta
 
 
 def separation_table(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Tell from which layer on successes can be told apart.
+    """Find the layer from which on successes differ significantly.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def separation_table(comparison: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a comparison and measure: against, measure; depth and layer of the first layer from which on the two are
-        apart in every layer that has the measure (missing: not in the last one); layers, how many there are.
+        One row per comparison and measure: against, measure; depth and layer of the first layer from which on the two
+        are apart in every layer that has the measure (missing: not even in the last one); layers, how many have it.
     """
     rows = []
     for (against, measure), part in comparison.groupby(["against", "measure"], sort=False):
@@ -149,7 +149,7 @@ def average_maps(trees: Sequence[xr.DataTree]) -> dict[str, Floats]:
     Parameters
     ----------
     trees : sequence of DataTree
-        Propagation maps, one tree a chunk; read one after the other.
+        Propagation maps, one tree per chunk; read one after the other.
 
     Returns
     -------
@@ -172,15 +172,15 @@ def aligned_maps(trees: Sequence[xr.DataTree]) -> dict[str, Floats]:
     Parameters
     ----------
     trees : sequence of DataTree
-        Propagation maps of changes of one pixel, one tree a chunk; read one after the other.
+        Propagation maps of one-pixel changes, one tree per chunk; read one after the other.
 
     Returns
     -------
     dict
         Layer name to float array (2 a + 1, 2 b + 1), for layers with space. The middle is the position whose receptive
-        field has its centre nearest to the attacked pixel; each other value is the average over the images whose map
-        reaches so far. The array is cropped to, and NaN outside of, what at least half of the images define. No layers
-        if no image was attacked.
+        field has its centre nearest to the attacked pixel; each value is the average over the images whose map has that
+        position. Positions that fewer than half of the images have are NaN, and cropped where they can be. No layers if
+        no image was attacked.
     """
     aligned = {}
     for name, attributes in layers_of(trees):
@@ -204,7 +204,7 @@ def aligned_maps(trees: Sequence[xr.DataTree]) -> dict[str, Floats]:
 
 
 def _cropped(total: Floats, defined: Floats, least: int) -> Floats:
-    """Return averages where at least so many images define them, cropped about the middle."""
+    """Return averages over at least `least` images, cropped around the middle."""
     known = defined >= least
     average = np.divide(total, defined, out=np.full(total.shape, np.nan), where=known)
     crop = []
@@ -217,7 +217,7 @@ def _cropped(total: Floats, defined: Floats, least: int) -> Floats:
 
 
 def _paired(differences: Floats, settings: Statistics) -> pd.DataFrame:
-    """Summarise and test differences, (images, layers), a row a layer."""
+    """Summarise and test differences, (images, layers): one row per layer."""
     difference, low, high = bootstrap_means(differences, settings)
     rows = []
     for values in differences.T:
@@ -229,7 +229,7 @@ def _paired(differences: Floats, settings: Statistics) -> pd.DataFrame:
 
 
 def _unpaired(ours: Floats, theirs: Floats, settings: Statistics) -> pd.DataFrame:
-    """Summarise and test the difference of two groups, (images, layers) each, a row a layer."""
+    """Summarise and test the difference of two groups, (images, layers) each: one row per layer."""
     resamples = resampled_means(ours, settings) - resampled_means(theirs, settings, stream=1)
     low, high = percentile_interval(resamples, settings)
     rows = []
@@ -256,7 +256,7 @@ def _compared(
 def _relative_maps(
     trees: Sequence[xr.DataTree], name: str
 ) -> Iterator[tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yield for each tree a layer's maps in units of the clean peak, and where in them the first attacked pixel is.
+    """Yield for each tree a layer's maps in units of the clean peak, and where the first attacked pixel is.
 
     Images whose clean feature map is zero everywhere are left out.
     """
@@ -275,7 +275,7 @@ def _relative_maps(
 def _grid_index(
     pixels: npt.NDArray[np.int64], attributes: Mapping[Any, Any], axis: int, positions: int, extent: int
 ) -> npt.NDArray[np.int64]:
-    """Return along one axis the layer's position whose field has its centre nearest to each pixel."""
+    """Return, along one axis, the layer's position whose field has its centre nearest to each pixel."""
     if isinstance(attributes["stride"], str):  # fields not known: positions spread evenly over the image
         exact = (pixels + 0.5) * positions / extent - 0.5
     else:

@@ -1,4 +1,4 @@
-"""Draws at random, each image from a stream of its own."""
+"""Random draws; each image has its own random stream."""
 
 from typing import Literal
 
@@ -20,12 +20,12 @@ def drawn_controls(
     image_ids : array_like
         int, shape (N,).
     seed : int
-        With an image's id, it sets that image's draw, whatever the other images.
+        Seed and image id together set the image's draw, whatever the other images are.
 
     Returns
     -------
     tuple of ndarray
-        int64, shape (N,) each: rows and columns, uniform over the positions that do not flip; −1 where all flip.
+        int64, shape (N,) each: rows and columns, uniform over the positions that do not flip; −1 where all do.
     """
     positions = np.full(len(flips), -1)
     for image, image_id in enumerate(np.asarray(image_ids, dtype=np.int64).tolist()):
@@ -48,7 +48,7 @@ def drawn_positions(
     rows, columns, image_ids : array_like
         int, shape (N,): the attacked pixels and the images' ids.
     seed : int
-        With an image's id, it sets that image's draw.
+        Seed and image id together set the image's draw.
 
     Returns
     -------
@@ -66,6 +66,6 @@ def drawn_positions(
 def image_stream(
     seed: int, image_id: int, purpose: Literal["draws", "permutations", "controls", "moves"]
 ) -> np.random.Generator:
-    """Return an image's own random stream for a purpose; none of them is the one that its attack drew from."""
-    # An attack's key is (image id,) or (image id, target), so with three words this is another one.
+    """Return an image's random stream for a purpose; it differs from the stream of the image's attack."""
+    # The key of an attack has one or two words, (image id,) or (image id, target); this key has three.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(image_id, 0, PURPOSES[purpose])))

@@ -1,4 +1,4 @@
-"""Locality: how far a successful pixel's neighbours share its vulnerability."""
+"""Locality: whether the neighbours of a successful pixel are vulnerable, too."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from onepix.config.statistics import Statistics
 def neighbour_rates(
     flips: npt.NDArray[np.bool_], rows: npt.ArrayLike, columns: npt.ArrayLike
 ) -> npt.NDArray[np.float64]:
-    """Return for each image the share of the attacked pixel's neighbours at which the colour flips the class.
+    """Return for each image the proportion of the attacked pixel's neighbours at which the colour flips the class.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ def neighbour_rates(
 def random_position_rates(
     flips: npt.NDArray[np.bool_], rows: npt.ArrayLike, columns: npt.ArrayLike
 ) -> npt.NDArray[np.float64]:
-    """Return for each image the share of all positions but the attacked one at which the colour flips the class.
+    """Return for each image the proportion of all positions but the attacked one at which the colour flips the class.
 
-    It is the exact probability that a position drawn at random does; parameters as in `neighbour_rates`.
+    It is the exact probability of a flip at a position drawn at random; parameters as in `neighbour_rates`.
     """
     return _mean_where(flips, _distance(flips.shape, rows, columns) > 0)
 
@@ -55,13 +55,13 @@ def drawn_flips(
     image_ids : array_like
         int, shape (N,).
     seed : int
-        With an image's id, it sets that image's draws, whatever the other images.
+        Seed and image id together set the image's draws, whatever the other images are.
 
     Returns
     -------
     tuple of ndarray
-        bool, shape (N,) each: whether the colour flips the class at the neighbour, uniform among the 8, 5 or 3 that lie
-        in the image; and at the position, uniform among all but the attacked one.
+        bool, shape (N,) each: whether the colour flips the class at the neighbour (uniform among the 8, 5 or 3 in the
+        image), and at the other position (uniform among all but the attacked one).
 
     Notes
     -----
@@ -94,11 +94,11 @@ def distance_profile(
     Returns
     -------
     DataFrame
-        One row a Chebyshev distance 1, 2, … up to the largest in any image: distance; images, how many have positions
-        at this distance (far ones only where the attacked pixel lies towards a side); rate, the mean over these images
-        of the share of their positions at this distance that flip; chance, the mean over the same images of the share
-        of all positions but the attacked one that flip; each with its interval (low, high, chance_low, chance_high;
-        NaN for a single image). No rows without images.
+        One row per Chebyshev distance 1, 2, … up to the largest in any image: distance; images, how many have positions
+        at this distance (large distances only where the attacked pixel lies near a side); rate, the mean over these
+        images of the proportion of positions at this distance that flip; chance, the mean over the same images of the
+        proportion of all positions but the attacked one that flip; each with its interval (low, high, chance_low,
+        chance_high; NaN for a single image). No rows without images.
     """
     proportions, chances = _proportions(flips, rows, columns)
     entries = []
@@ -115,8 +115,8 @@ def half_distance(
 ) -> tuple[float, float, float]:
     """Return the length scale of the distance profile, and its percentile interval by resampling images.
 
-    It is the smallest distance at which rate − chance of `distance_profile` is down to half of what it is at distance
-    1, linearly interpolated between distances.
+    It is the smallest distance at which rate − chance of `distance_profile` has fallen to half of its value at
+    distance 1, linearly interpolated between distances.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def half_distance(
     -------
     tuple of float
         Length scale in pixels, lower and upper bound. The length scale is NaN if there is no excess at distance 1, or
-        if it never falls by half. The bounds are those of the resamples that have a length scale; NaN with fewer than
-        two images, and where less than `confidence` of the resamples have one.
+        if the excess never falls by half. The bounds come from the resamples that have a length scale; they are NaN
+        with fewer than two images, or if fewer resamples than the proportion `confidence` have one.
     """
     proportions, chances = _proportions(flips, rows, columns)
     count, farthest = proportions.shape
@@ -150,11 +150,11 @@ def half_distance(
 def _proportions(
     flips: npt.NDArray[np.bool_], rows: npt.ArrayLike, columns: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the share of positions that flip by image and distance 1, 2, … (NaN: none so far away), and of all."""
+    """Return the proportion of positions that flip, by image and distance (NaN: no such position), and of all."""
     count = len(flips)
     distance = _distance(flips.shape, rows, columns)
     farthest = int(distance.max(initial=0))
-    # A bin an image and distance, for one count over all images.
+    # One bin per image and distance, so that one count serves all images.
     bins = (distance + (farthest + 1) * np.arange(count)[:, None, None]).ravel()
     size = count * (farthest + 1)
     hits = np.bincount(bins, flips.ravel(), minlength=size).reshape(count, farthest + 1)[:, 1:]
@@ -168,7 +168,7 @@ def _half_distances(
 ) -> npt.NDArray[np.float64]:
     """Return each resample's length scale: weights (resamples, images), excess and presence (images, distances)."""
     images = weights @ present
-    # A resample may have no image with the farthest distances: there, a value that never is the smaller one.
+    # A resample may have no image with the largest distances; infinity never counts as fallen.
     profile = np.divide(weights @ excess, images, out=np.full(images.shape, np.inf), where=images > 0)
     half = profile[:, :1] / 2
     fallen = profile <= half

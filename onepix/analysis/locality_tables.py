@@ -39,9 +39,9 @@ def locality_table(records: pd.DataFrame, maps: Positions | None, settings: Stat
     DataFrame
         Five rows: change, images, rate, low, high. "original attack": over all attacks (Wilson's interval). The others
         are over the successful ones. "one neighbour" and "one position": the change moved to one drawn at random, as in
-        the paper (Wilson). "neighbours" and "random position": means over images of the exact share of neighbours, and
-        of all other positions, that reach the attack's goal (bootstrap).
-        Without position maps, which are made of one-pixel attacks, there is only the first row.
+        the paper (Wilson). "neighbours" and "random position": means over images of the exact proportion of neighbours,
+        and of all other positions, that reach the attack's goal (bootstrap).
+        Without position maps (only one-pixel attacks have them) there is only the first row.
 
     Notes
     -----
@@ -60,7 +60,7 @@ def locality_table(records: pd.DataFrame, maps: Positions | None, settings: Stat
 
 
 def profile_table(maps: Positions | None, settings: Statistics) -> pd.DataFrame:
-    """Tell how the weakness fades with distance: `onepix.analysis.locality.distance_profile` of all position maps.
+    """Show how the weakness fades with distance: `onepix.analysis.locality.distance_profile` of all position maps.
 
     Parameters
     ----------
@@ -103,10 +103,10 @@ def neighbourhood_table(clusters: pd.DataFrame, maps: Positions | None, settings
     -------
     DataFrame
         One row: images; half_distance, at which the excess over chance has fallen to half of that at the neighbours;
-        moran_flips and moran_margin, mean Moran's I over images; each with its interval (_low, _high). Of the images
-        that can be tested (tested: some positions flip, not all), moran_significant and region_significant: the share
-        with clustered flips, and with a larger connected region than by chance, at a false discovery rate of
-        1 − confidence.
+        moran_flips and moran_margin, mean Moran's I over images; each with its interval (_low, _high). tested, the
+        number of images that can be tested (some positions flip, not all); moran_significant and region_significant:
+        the proportion of these with clustered flips, and with a larger connected region than by chance, at a false
+        discovery rate of 1 − confidence.
     """
     row: dict[str, float] = {"images": len(clusters)}
     row |= named("half_distance", half_distance(*_positions(maps), settings))

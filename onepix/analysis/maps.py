@@ -1,6 +1,6 @@
 """The stored propagation maps: what is measured on them, how they are written, and how they are read.
 
-What summarises and draws reads them, so torch and the layers are imported here for their types only.
+Summaries and figures read them without torch, so torch and the layers are imported here for their types only.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def layers_of(trees: Sequence[xr.DataTree]) -> list[tuple[str, dict[Any, Any]]]:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was measured on N changes in L layers.
+    """The measurements on N changes in L layers.
 
     Attributes
     ----------
@@ -44,10 +44,10 @@ class Measured:
     keys : list of Key
         Image id and target of each change.
     success : ndarray
-        bool, shape (N,): of attacks, whether they reached their goal; of matched controls, False.
+        bool, shape (N,): whether an attack reached its goal; False for matched controls.
     values : dict of str to ndarray
-        float64, shape (N, L) each, NaN where a measure is not defined: those of `measures`, and changed (whether the
-        layer changes at all), share_of_peak (delta_peak / clean_peak) and energy (decibels: delta_energy over
+        float64, shape (N, L) each, NaN where a measure is not defined: those of `measures`, changed (whether the layer
+        changes at all), share_of_peak (delta_peak / clean_peak) and energy (decibels: delta_energy over
         clean_energy).
     """
 
@@ -68,7 +68,7 @@ def read_maps(manifests: Iterable[Path]) -> list[xr.DataTree]:
 
 
 def measured(trees: Sequence[xr.DataTree]) -> Measured | None:
-    """Read what was measured on the changes of several chunks, once; None without any chunk."""
+    """Read the measurements on the changes of several chunks, each stored array once; None without chunks."""
     if not trees:
         return None
     stored = ("clean_peak", "delta_peak", "clean_energy", "delta_energy", *COMPARED[1:-1], "outside_cone")
@@ -88,7 +88,7 @@ def measured(trees: Sequence[xr.DataTree]) -> Measured | None:
 
 
 def keys_of_trees(trees: Sequence[xr.DataTree]) -> list[Key]:
-    """Return image id and target of each change, of one chunk after the other."""
+    """Return image id and target of each change, chunk after chunk."""
     return keys(*(across(trees, "", name).tolist() for name in ("image", "target")))
 
 
@@ -99,7 +99,7 @@ def clean_peaks(tree: xr.DataTree, layer: str) -> Floats:
 
 
 def maps_of_change(trees: Sequence[xr.DataTree], key: Key) -> dict[str, Floats]:
-    """Return the propagation map (PM_max) of one change in each layer, in units of the clean peak; 0 where that is 0.
+    """Return the propagation map (PM_max) of one change in each layer, in units of the clean peak (0 if that is 0).
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def maps_of_change(trees: Sequence[xr.DataTree], key: Key) -> dict[str, Floats]:
     return maps
 
 
-SLIGHT = 0.01  # share of the clean peak above which a position counts for `reach_1pct`
+SLIGHT = 0.01  # of the clean peak: a position with a larger change counts for `reach_1pct`
 
 
 def measures(
@@ -132,7 +132,7 @@ def measures(
     rows: npt.NDArray[np.int64],
     columns: npt.NDArray[np.int64],
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Measure by image how far pixel changes have come in one layer.
+    """Measure for each image how large the change is in one layer, and where.
 
     Parameters
     ----------
@@ -149,12 +149,12 @@ def measures(
     -------
     dict of str to ndarray
         float32, shape (N,) each. clean_peak, clean_energy, delta_energy as in `LayerMaps`; delta_peak,
-        max |FM(x) − FM(x')|; reach, the share of positions changed at all, and reach_1pct, by more than 1 % of the
+        max |FM(x) − FM(x')|; reach, the proportion of positions changed at all, and reach_1pct, by more than 1 % of the
         clean peak; distance, in pixels of the image, of the change's centre of mass (weights: mean |change| over
-        channels) from the changed pixels' centre, and spread, the root-mean-square distance of the change from its
-        centre of mass (both NaN in layers without space, and without change); outside_cone, how many positions have
-        changed that the pixels' theoretical forward cone does not hold: 0, but for the rounding of algorithms that
-        transform tiles.
+        channels) from the centre of the changed pixels; spread, the root-mean-square distance of the change from its
+        centre of mass (distance and spread are NaN in layers without space, and without change); outside_cone, how many
+        positions outside the pixels' theoretical forward cone have changed: 0, except for the rounding of algorithms
+        that transform tiles.
     """
     maximum, weights = maps.maximum.numpy(), maps.mean.numpy().astype(np.float64)
     changed = maximum > 0
@@ -176,7 +176,7 @@ def measures(
 def _grid_centres(
     shape: tuple[int, ...], field: "ReceptiveField | None", image: tuple[int, int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return where in the image a layer's rows and columns lie: the centres of their fields, or evenly spaced."""
+    """Return where in the image a layer's rows and columns lie: at the centres of their fields, or evenly spaced."""
     if field is None:
         first = [extent / n / 2 - 0.5 for n, extent in zip(shape, image, strict=True)]
         jump = [extent / n for n, extent in zip(shape, image, strict=True)]
@@ -208,7 +208,7 @@ def _cones(
     rows: npt.NDArray[np.int64],
     columns: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.bool_]:
-    """Return which of a layer's positions see one of the pixels, (N, y, x); all where fields are not known."""
+    """Return which of a layer's positions see one of the pixels, (N, y, x); all of them if fields are not known."""
     if field is None:
         return np.ones((len(rows), *shape), dtype=bool)
     seen: list[npt.NDArray[np.bool_]] = []
@@ -220,7 +220,7 @@ def _cones(
 
 
 def said_of_attacks(attacked: pd.DataFrame) -> xr.Dataset:
-    """Return what is stored of each attack beside its maps, given the records of all that were made."""
+    """Return what is stored about each attack together with its maps, given the records of all attacks made."""
     pixels = {axis: [list(changed) for changed in attacked[f"{axis}s"]] for axis in ("row", "column")}
     shape = (len(attacked), -1 if len(attacked) else 1)
     return xr.Dataset(
@@ -241,7 +241,7 @@ def said_of_controls(
     rows: npt.NDArray[np.int64],
     columns: npt.NDArray[np.int64],
 ) -> xr.Dataset:
-    """Return what is stored of each matched control beside its maps; all int64, shape (N,)."""
+    """Return what is stored about each matched control together with its maps; all int64, shape (N,)."""
     return xr.Dataset(
         {
             "target": ("image", targets),
@@ -255,7 +255,7 @@ def said_of_controls(
 def maps_tree(
     layers: "Sequence[LayerMaps]", fields: "Mapping[str, ReceptiveField | None]", root: xr.Dataset
 ) -> xr.DataTree:
-    """Put propagation maps together, with what is measured on them; `root` is as of `follow`, with `image_shape`."""
+    """Put propagation maps and their measurements into one tree; `root` is as in `onepix.jobs.propagation.follow`."""
     groups = {
         f"/{depth:03d}_{layer.name}": _group(depth, layer, fields.get(layer.name)) for depth, layer in enumerate(layers)
     }

@@ -1,6 +1,6 @@
 """The stored position maps: of the colour of each success, and of a scan's whole set of colours.
 
-What summarises and draws reads them, so what makes them, which needs torch, is imported here for its types only.
+Summaries and figures read them without torch, so the modules that make them are imported here for their types only.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 POSITIONS = Format("position maps", 1)
 SCAN = Format("position maps of a scan", 1)
-PART = "position_maps"  # of the manifest of an attack: a scan's maps lie beside its records
+PART = "position_maps"  # entry in the manifest of an attack: a scan's maps lie next to its records
 
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """What the colour of each of N successes does at every position of its image.
+    """The effect of the colour of each of N successes at every position of its image.
 
     Attributes
     ----------
     image, target : ndarray
-        int64, shape (N,): ids, and targets as of `onepix.files.targets.targets_of`.
+        int64, shape (N,): ids, and targets as in `onepix.files.targets.targets_of`.
     rows, columns : ndarray
         int64, shape (N,): the attacked pixels.
     colours : ndarray
@@ -54,7 +54,7 @@ class Positions:
 
 
 def positions_tree(maps: "PositionMaps", colours: npt.NDArray[np.uint8], successes: pd.DataFrame) -> xr.DataTree:
-    """Lay out position maps of successes, given their colours and their records, as they are stored."""
+    """Return position maps of successes as they are stored, given their colours and records."""
     rows, columns = (successes[name].str[0].to_numpy(np.int64) for name in ("rows", "columns"))
     dataset = xr.Dataset(
         {
@@ -71,14 +71,14 @@ def positions_tree(maps: "PositionMaps", colours: npt.NDArray[np.uint8], success
 
 
 def read_positions(manifests: Iterable[Path], most: int | None = None) -> Positions | None:
-    """Read the position maps of successes; None without manifests: changes of several pixels have none.
+    """Read the position maps of successes; None without manifests, as for changes of several pixels.
 
     Parameters
     ----------
     manifests : iterable of Path
         Of chunks.
     most : int, optional
-        At most so many, the first ones; default: all.
+        Read only so many, the first ones; default: all.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def read_positions(manifests: Iterable[Path], most: int | None = None) -> Positi
 
 
 def positions(trees: Sequence[xr.DataTree]) -> Positions | None:
-    """Join the position maps of several chunks; None without any."""
+    """Join the position maps of several chunks; None without chunks."""
     if not trees:
         return None
     parts: dict[str, npt.NDArray[Any]] = {
@@ -140,7 +140,7 @@ def vulnerable(manifest: Path, scanned: bool) -> xr.DataArray:
     manifest : Path
         Of the position maps of successes, or of the attack where it is a scan.
     scanned : bool
-        Which of the two. Of a scan, any colour counts; of a success, its own.
+        Which of the two. In a scan any colour counts; otherwise the colour of the success.
     """
     if not scanned:
         return read_tree(checked_data(manifest, POSITIONS)).to_dataset()["flips"]

@@ -1,6 +1,6 @@
 """The stored receptive fields of a network: a table of both kinds, and gradients as zarr.
 
-What makes them needs torch, and is imported here for its types only.
+The modules that make them need torch, and are imported here for their types only.
 """
 
 import math
@@ -21,7 +21,7 @@ FIELDS = Format("receptive fields", 1)
 
 
 def gradients_tree(effective: "Sequence[EffectiveField]") -> xr.DataTree:
-    """Lay out the gradients of effective receptive fields as they are stored: `gradient`, dims (layer, y, x)."""
+    """Return the gradients of effective receptive fields as they are stored: `gradient`, dims (layer, y, x)."""
     gradients = xr.Dataset(
         {"gradient": (("layer", "y", "x"), np.stack([field.gradient.cpu().numpy() for field in effective]))},
         coords={"layer": np.array([field.name for field in effective], dtype=object)},
@@ -34,7 +34,7 @@ def field_table(
 ) -> pd.DataFrame:
     """Return one row per layer: depth, layer, operator; height, width, theoretical, stride, start; effective, spread.
 
-    What a layer's geometry says is missing where a position may see the whole image.
+    Columns of geometry are missing where a position may see the whole image.
     """
     return pd.DataFrame([_row(depth, field, theoretical.get(field.name)) for depth, field in enumerate(effective)])
 

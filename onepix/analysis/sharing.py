@@ -1,4 +1,4 @@
-"""Sharing between networks: whether they are weak at the same positions, and whether one's flip flips another."""
+"""Sharing between networks: whether the same positions are vulnerable, and whether a flip transfers."""
 
 import itertools
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from onepix.errors import OnepixError
 Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-TAIL = 20.0  # Overlaps that the sum leaves out have a probability of at most 2 exp(−2 TAIL): less than rounding.
+TAIL = 20.0  # The sum leaves out overlaps with a probability of at most 2 exp(−2 TAIL), less than rounding.
 ESTIMATES = (("successes", ("transfer", "moved")), ("images", ("jaccard", "chance")))
 COLUMNS = ["source", "target"] + [
     column
@@ -26,7 +26,7 @@ COLUMNS = ["source", "target"] + [
 
 
 def jaccard(first: Booleans, second: Booleans) -> Floats:
-    """Return how far two sets of positions overlap: the share of the positions of either that are in both.
+    """Return how far two sets of positions overlap: the proportion of the positions in either that are in both.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def jaccard(first: Booleans, second: Booleans) -> Floats:
 
 
 def expected_jaccard(first: Booleans, second: Booleans) -> Floats:
-    """Return the Jaccard index expected by chance: if as many positions lay anywhere in each map, independently.
+    """Return the Jaccard index expected if each map had as many positions, at independent random places.
 
     Parameters
     ----------
@@ -64,47 +64,47 @@ def expected_jaccard(first: Booleans, second: Booleans) -> Floats:
 
     Notes
     -----
-    The overlap k of a and b positions is hypergeometric, and the expectation that of k / (a + b − k). Real, "Tables of
-    significant values of Jaccard's index of similarity" (1999), tests against the same chance, with counts kept.
+    The overlap k of a and b positions is hypergeometric; the result is the expectation of k / (a + b − k). Real,
+    "Tables of significant values of Jaccard's index of similarity" (1999), tests the same null hypothesis.
     """
     positions = first[0].size if len(first) else 1
     a, b = (maps.sum((1, 2), dtype=np.int64)[:, None] for maps in (first, second))
-    # Hoeffding's bound (1963), for the map or complement with the fewest positions: a large image's sum stays short.
+    # Hoeffding's bound (1963), for the map or complement with the fewest positions, keeps the sum short.
     fewest = np.minimum(np.minimum(a, b), positions - np.maximum(a, b))
     reach = int(np.sqrt(TAIL * fewest.max(initial=0))) + 2
     k = a * b // positions + np.arange(-reach, reach + 1)
-    # Not `pmf`: it takes 0.1 ms a value in a population as large as an ImageNet image.
+    # Not `pmf`: for an ImageNet image it takes 0.1 ms per value.
     probability = np.exp(hypergeom.logpmf(k, positions, a, b))
-    # Outside the support, where the probability is 0, the union may be of no size.
+    # Outside the support, where the probability is 0, the union may be empty.
     expected: Floats = (probability * k / np.maximum(a + b - k, 1)).sum(1)
     expected[(a + b == 0)[:, 0]] = np.nan
     return expected
 
 
 def sharing_table(maps: Mapping[str, xr.DataArray], transfers: pd.DataFrame, settings: Intervals) -> pd.DataFrame:
-    """Tell for each two networks how far their vulnerable positions overlap, and how often a success transfers.
+    """Return for each pair of networks how far vulnerable positions overlap, and how often a success transfers.
 
     Parameters
     ----------
     maps : mapping
-        Network to a bool array (image, y, x) with image ids, each once, as the coordinate `image`: the positions at
-        which the network's class flips. Two networks are compared over the images that both have.
+        Network to a bool array (image, y, x): the positions at which the network's class flips. The coordinate `image`
+        holds image ids, each once. Two networks are compared on the images that both have.
     transfers : DataFrame
-        A row an image, source network and other target network, where the source's attack succeeded and the target
-        classifies the original image correctly: image_id (int), source and target (str), flips (bool: the target
-        misclassifies the attacked image) and moved (bool: it misclassifies the image with the same colour at another
-        position, drawn at random).
+        One row per image, source network and target network (another one), where the attack on the source succeeded and
+        the target classifies the original image correctly: image_id (int), source and target (str), flips (bool: the
+        target misclassifies the attacked image) and moved (bool: it misclassifies the image with the same colour at
+        another position, drawn at random).
     settings : Intervals
         Confidence, resamples and seed of the intervals.
 
     Returns
     -------
     DataFrame
-        A row each ordered pair of networks named in either: source; target; successes, the rows in `transfers`;
-        transfer and moved, the shares that flip the target (Wilson's interval); images, those in both maps of which at
-        least one is not empty; jaccard and chance, the means over these of `jaccard` and `expected_jaccard`
-        (bootstrap), the same for both orders. Intervals are _low and _high. NaN where nothing is known. No rows
-        for fewer than two networks.
+        One row per ordered pair of networks: source; target; successes, the number of rows in `transfers`; transfer and
+        moved, the proportions of these that flip the target (Wilson's interval); images, the number of images that both
+        networks have and for which at least one map is not empty; jaccard and chance, the means over these images of
+        `jaccard` and `expected_jaccard` (bootstrap), the same for both orders. Intervals are _low and _high. NaN where
+        nothing is known. No rows for fewer than two networks.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def sharing_table(maps: Mapping[str, xr.DataArray], transfers: pd.DataFrame, set
 
 
 def _overlap(maps: list[xr.DataArray], networks: tuple[str, str], settings: Intervals) -> dict[str, float]:
-    """Return the columns of a pair of networks that do not depend on their order; of fewer than two maps, NaN."""
+    """Return the columns that do not depend on the order of a pair; NaN unless both networks have maps."""
     observed = chance = np.zeros(0)
     if len(maps) == 2:
         first, second = (common.sortby("image") for common in xr.align(*maps, join="inner", exclude=("y", "x")))

@@ -1,4 +1,4 @@
-"""Spatial statistics of position maps: whether the positions that flip lie together more than chance would put them."""
+"""Spatial statistics of position maps: whether positions that flip cluster more than by chance."""
 
 import math
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from onepix.config.statistics import Statistics
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-CHUNK = 2**20  # Positions permuted at once: bounds the memory, and changes no result.
+CHUNK = 2**20  # Positions permuted at once; limits the memory, and changes no result.
 ROUNDING = 1e-12  # Values of Moran's I that differ by less are equal; float64 computes it to about 1e-15.
-QUEEN = np.zeros((3, 3, 3), dtype=bool)  # Joins the 8 neighbours within a map, and no two maps.
+QUEEN = np.zeros((3, 3, 3), dtype=bool)  # Joins the 8 neighbours within a map, but never two maps.
 QUEEN[1] = True
 
 
@@ -29,7 +29,7 @@ def spatial_table(
     Parameters
     ----------
     image_ids : array_like
-        int, shape (N,): with the seed, they set each image's own permutations.
+        int, shape (N,): seed and id together set the permutations of an image.
     flips : ndarray
         bool, shape (N, y, x).
     margin : ndarray
@@ -40,14 +40,14 @@ def spatial_table(
     Returns
     -------
     DataFrame
-        One row an image, in the given order: image_id; flips, the number of positions that flip; moran_flips and
-        moran_margin, Moran's I of either map; regions, the number of connected regions of positions that flip, and
-        largest_region, the positions in the largest. For both I and for largest_region, the permutation p-value (_p)
-        and the q-value over these images (_q). I, p and q are NaN where a map is constant: there is nothing to test.
+        One row per image, in the given order: image_id; flips, the number of positions that flip; moran_flips and
+        moran_margin, Moran's I of each map; regions, the number of connected regions of positions that flip;
+        largest_region, the number of positions in the largest. Moran's I and largest_region have a permutation p-value
+        (_p) and a q-value over these images (_q). I, p and q are NaN where a map is constant.
 
     Notes
     -----
-    The null hypothesis is that a map's values lie at its positions in random order. One permutation of the positions
+    The null hypothesis: a map's values are in random order. One permutation of the positions
     serves all three tests of an image. Cliff and Ord, "Spatial Processes: Models and Applications" (1981).
     """
     ids = np.asarray(image_ids, dtype=np.int64)
@@ -66,7 +66,7 @@ def spatial_table(
 
 
 def morans_i(maps: npt.NDArray[np.bool_] | npt.NDArray[np.floating]) -> Floats:
-    """Return Moran's I of each map: about 1 at most, −1 / (positions − 1) expected without spatial order.
+    """Return Moran's I of each map: at most about 1; −1 / (positions − 1) is expected without spatial order.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def morans_i(maps: npt.NDArray[np.bool_] | npt.NDArray[np.floating]) -> Floats:
     Notes
     -----
     I = (n / Σ w_ij) · Σ w_ij z_i z_j / Σ z_i², with z a map's deviations from its mean. Contiguity is the queen's: w_ij
-    is 1 if i is one of the up to 8 neighbours of j, and otherwise 0; the weights are binary, not row-standardised, so
-    that a position at the edge counts for less. Moran, "Notes on continuous stochastic phenomena" (1950); Cliff and
+    is 1 if i is one of the up to 8 neighbours of j, else 0. The weights are binary, not row-standardised, so that a
+    position at the edge counts less. Moran, "Notes on continuous stochastic phenomena" (1950); Cliff and
     Ord, "Spatial Processes: Models and Applications" (1981).
     """
     return _lagged_mean(_standardised(maps))
@@ -119,7 +119,7 @@ def _p_values(
 ) -> Floats:
     """Return the one-sided p-values of Moran's I of the flips and of the margin, and of the largest region.
 
-    Each is (1 + the permutations that reach the observed value) / (1 + permutations): the map itself counts as one.
+    Each is (1 + number of permutations that reach the observed value) / (1 + permutations): the map counts as one.
     """
     deviations = _standardised(np.stack([flips, margin])).reshape(2, -1)
     observed = _lagged_mean(deviations.reshape(2, *flips.shape))
@@ -136,7 +136,7 @@ def _p_values(
 
 
 def _permutations(positions: int, image_id: int, settings: Statistics) -> Iterator[Integers]:
-    """Yield random orders of the positions, a chunk of them at a time."""
+    """Yield random orders of the positions, chunk by chunk."""
     stream = image_stream(settings.seed, image_id, "permutations")
     most = max(1, CHUNK // positions)
     for first in range(0, settings.permutations, most):
@@ -155,9 +155,9 @@ def _standardised(maps: npt.NDArray[np.bool_] | npt.NDArray[np.floating]) -> Flo
 
 
 def _lagged_mean(deviations: Floats) -> Floats:
-    """Return each map's mean product of neighbours, which for standardised maps is Moran's I; shape (N, y, x)."""
+    """Return each map's mean product of neighbours; for standardised maps, (N, y, x), this is Moran's I."""
     upper, lower = deviations[:, :-1], deviations[:, 1:]
-    # Each pair of neighbours once: beside, below, below to the right and to the left.
+    # Each pair of neighbours once: to the right, below, below right and below left.
     pairs = [
         (deviations[:, :, :-1], deviations[:, :, 1:]),
         (upper, lower),

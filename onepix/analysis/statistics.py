@@ -8,7 +8,7 @@ from scipy import stats
 
 from onepix.config.statistics import Intervals
 
-CHUNK = 2**22  # Resampled images at once: bounds the memory.
+CHUNK = 2**22  # Images resampled at once; limits the memory.
 
 
 def wilson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
@@ -25,7 +25,7 @@ def wilson(successes: int, trials: int, confidence: float) -> tuple[float, float
 
 
 def bootstrap_mean(values: npt.ArrayLike, settings: Intervals) -> tuple[float, float, float]:
-    """Return the mean of values, one an image, and its percentile interval by resampling images.
+    """Return the mean of values, one per image, and its percentile interval by resampling images.
 
     Parameters
     ----------
@@ -63,16 +63,16 @@ def bootstrap_means(
     Parameters
     ----------
     values : ndarray
-        Float, shape (images, columns); NaN where an image has no value: it is left out of that column's means.
+        Float, shape (images, columns); NaN where an image has no value and does not count in that column.
     settings : Intervals
         Confidence, resamples and seed.
     stream : int
-        With the seed, sets the resamples; one and the same for all columns.
+        Seed and stream together set the resamples; all columns have the same ones.
 
     Returns
     -------
     tuple of ndarray
-        Means, lower and upper bounds, shape (columns,) each; a mean is NaN without a value, bounds with fewer than two.
+        Means, lower and upper bounds, shape (columns,) each; a mean is NaN without values, bounds with fewer than two.
     """
     resamples = resampled_means(values, settings, stream)
     known = ~np.isnan(values)
@@ -84,7 +84,7 @@ def bootstrap_means(
 
 
 def resampled_means(values: npt.NDArray[np.floating], settings: Intervals, stream: int = 0) -> npt.NDArray[np.float64]:
-    """Return the mean of each column in each resample of images, (resamples, columns); as in `bootstrap_means`."""
+    """Return the mean of each column in each resample of images, (resamples, columns); see `bootstrap_means`."""
     images, columns = values.shape
     if images == 0:
         return np.full((settings.resamples, columns), np.nan)
@@ -100,7 +100,7 @@ def resampled_means(values: npt.NDArray[np.floating], settings: Intervals, strea
 def percentile_interval(
     resamples: npt.NDArray[np.float64], settings: Intervals
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the percentile interval of each column of resamples; those that are NaN do not count."""
+    """Return the percentile interval of each column of resamples; NaN does not count."""
     levels = [(1 - settings.confidence) / 2, (1 + settings.confidence) / 2]
     bounds = np.full((2, resamples.shape[1]), np.nan)
     known = ~np.isnan(resamples).all(0)
@@ -109,8 +109,8 @@ def percentile_interval(
 
 
 def resampled(images: int, settings: Intervals, stream: int = 0) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield how often each image is in each resample, (resamples, images), a chunk of resamples at a time."""
-    # The first stream is the seed's own, so that adding others changes no result of it.
+    """Yield how often each image is in each resample, (resamples, images), in chunks of resamples."""
+    # Stream 0 is that of the seed alone, so that further streams change no result of it.
     words = np.random.SeedSequence(settings.seed, spawn_key=(stream,) if stream else ())
     generator = np.random.default_rng(words)
     most = max(1, CHUNK // images)
@@ -120,14 +120,14 @@ def resampled(images: int, settings: Intervals, stream: int = 0) -> Iterator[npt
 
 
 def proportion(hits: npt.ArrayLike, settings: Intervals) -> tuple[float, float, float]:
-    """Return the proportion of hits with Wilson's interval; NaN without any trial."""
+    """Return the proportion of hits with Wilson's interval; NaN without trials."""
     trials = np.asarray(hits, dtype=bool)
     interval = wilson(int(trials.sum()), len(trials), settings.confidence)
     return float(trials.mean()) if len(trials) else np.nan, *interval
 
 
 def named(name: str, estimate: tuple[float, float, float]) -> dict[str, float]:
-    """Return the columns of an estimate and its interval."""
+    """Return an estimate and its interval as three columns: NAME, NAME_low, NAME_high."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True))
 
 
@@ -137,7 +137,7 @@ def q_values(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     Parameters
     ----------
     p_values : array_like
-        Float, shape (N,), NaN where there is none.
+        Float, shape (N,), NaN where there is no test.
 
     Notes
     -----

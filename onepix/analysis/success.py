@@ -21,11 +21,11 @@ def success_table(records: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row: images, correct (classified correctly), accuracy, attacks (an image and target each; untargeted, one a
-        correct image), successes and success_rate of the attacks; the two readings of "untargeted", by image:
-        class_flip_rate, the share of attacked images whose class changed in any attack, and any_target_rate, the share
-        of which any targeted attack succeeded (missing where none was made); each with Wilson's interval (_low, _high).
-        queries_total, queries_median over all attacks, queries_to_success_median over the successes.
+        One row: images, correct (classified correctly), accuracy, attacks (one per correct image, or per correct image
+        and target), successes and success_rate of the attacks; two readings of "untargeted", by image: class_flip_rate,
+        the proportion of attacked images whose class changed in any attack, and any_target_rate, the proportion of
+        images on which any targeted attack succeeded (missing without targeted attacks); each with Wilson's interval
+        (_low, _high). queries_total, queries_median over all attacks, queries_to_success_median over the successes.
     """
     attacked = records[records["eligible"]]
     by_image = attacked.assign(flipped=attacked["adversarial_class"] != attacked["label"]).groupby("image_id")

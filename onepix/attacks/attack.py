@@ -1,4 +1,4 @@
-"""Attacks: checking, eligibility, targets and records here, one search a file beside."""
+"""Attacks images: checks, eligibility, targets and records are here; each search method has its own module."""
 
 import dataclasses
 import sys
@@ -30,14 +30,14 @@ from onepix.progress import progress_bar
 
 @dataclasses.dataclass(frozen=True)
 class Attacked:
-    """What an attack on a set of images gives.
+    """The result of an attack on a set of images.
 
     Attributes
     ----------
     records : DataFrame
-        One row an image and target; columns as in `onepix.files.records.SCHEMA`.
+        One row per image and target; columns as in `onepix.files.records.SCHEMA`.
     maps : ScanMaps or None
-        Of a scan: one entry an eligible record, in their order.
+        Of a scan: one entry per eligible record, in the same order.
     evaluation : dict
         How candidates were evaluated: precision, micro-batch and the like.
     """
@@ -74,20 +74,20 @@ def attack_images(
     keep_maps : bool
         Return a scan's position maps.
     journal : Journal, optional
-        Attacks found in it are taken from there, and those that get done are written into it. Its origin must say all
-        that defines a result, but for image, target and `Attacked.evaluation`.
+        Finished attacks are read from it and not done again; new ones are written into it. Its origin must hold all
+        that defines a result, except image, target and `Attacked.evaluation`.
 
     Returns
     -------
     Attacked
-        The records stand in the order of the images. The seed, an image's id and the target alone set a record's
-        random stream: a row does not depend on the other rows.
+        The records are in the order of the images. Only the seed, the image's id and the target set the random stream
+        of a record, so a row does not depend on the other rows.
 
     Raises
     ------
     OnepixError
         If the classifier cannot take images of this shape, does not give one logit for each class of the set, or
-        gives one that is not finite; if the target is no class.
+        gives one that is not finite; if the target is not one of the classes.
     """
     engine = engine or Engine()
     pictures = torch.from_numpy(images.images).to(classifier.mean.device)
@@ -111,9 +111,9 @@ def attack_images(
 
 
 def clean_logits(classifier: Classifier, pictures: Tensor, classify: Callable[[Tensor], Tensor]) -> Tensor:
-    """Classify unchanged images by `classify`; one line if the network cannot take them."""
+    """Classify unchanged images by `classify`; OnepixError if the network cannot take them."""
     if classifier.network.training:
-        raise OnepixError("the network is in training mode, where results are random; call its eval() first")
+        raise OnepixError("the network is in training mode, where its results are random; call its eval() first")
     try:
         outputs = classify(pictures)
     except RuntimeError as error:
@@ -130,12 +130,12 @@ def _check(clean: Tensor, images: ImageSet, settings: AttackSettings) -> None:
     if not clean.isfinite().all():
         raise OnepixError("the network gives logits that are not finite on unchanged images")
     if isinstance(settings.target, int) and settings.target >= classes:
-        raise OnepixError(f"target: {settings.target} is no class; the images have classes 0–{classes - 1}")
+        raise OnepixError(f"target: {settings.target} is not a class; the images have classes 0–{classes - 1}")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """What becomes a record each: images and targets, R of them."""
+    """R pairs of image and target, each of which becomes one record."""
 
     image: npt.NDArray[np.int64]  # index in the set
     target: npt.NDArray[np.int64]  # UNTARGETED or a class
@@ -143,7 +143,7 @@ class _Rows:
 
 
 def _rows(images: ImageSet, clean: Tensor, target: int | str | None) -> _Rows:
-    """Pair images with targets; an image that belongs to the target already cannot be attacked towards it."""
+    """Pair images with targets; an image whose true class is the target is not eligible."""
     count, classes = len(images.labels), len(images.class_names)
     wanted = [UNTARGETED] if target is None else list(range(classes)) if target == "all" else [int(target)]
     image, targets = np.repeat(np.arange(count), len(wanted)), np.tile(np.array(wanted), count)
@@ -155,7 +155,7 @@ def _rows(images: ImageSet, clean: Tensor, target: int | str | None) -> _Rows:
 
 
 def _task(evaluator: Evaluator, images: ImageSet, clean: Tensor, rows: _Rows, settings: AttackSettings) -> Task:
-    """Return what the search is about: the eligible rows."""
+    """Return the search task: the eligible rows."""
     image = rows.image[rows.eligible]
     pictures, labels, targets, index = (
         torch.tensor(array, device=clean.device)
@@ -165,7 +165,7 @@ def _task(evaluator: Evaluator, images: ImageSet, clean: Tensor, rows: _Rows, se
 
 
 def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
-    """Return the search for the settings, and its budget in candidates an attack."""
+    """Return the search for the settings, and its budget in candidates per attack."""
     settings = task.settings
     height, width, channels = task.pictures.shape[1:]
     shape, device = (height, width, channels), task.pictures.device
@@ -197,14 +197,14 @@ def _stream(seed: int, image_id: int, target: int) -> np.random.Generator:
 def _resumed(
     journal: Journal | None, evaluator: Evaluator, attacks: Sequence[Key], fields: dict[str, Tensor]
 ) -> tuple[Sequence[int], Callable[[list[int]], None] | None]:
-    """Restore what a journal holds; return which attacks are to be done, and what writes down those that get done."""
+    """Restore finished attacks from a journal; return those left to do, and a function that stores finished ones."""
     if journal is None:
         return range(len(attacks)), None
     evaluation = evaluator.facts
     entries = journal.with_facts(evaluation=evaluation)
 
     def finish(done: list[int]) -> None:
-        if evaluator.facts == evaluation:  # else the micro-batch was halved, and the origin is another
+        if evaluator.facts == evaluation:  # else the micro-batch was halved, and these results have another origin
             entries.write(attacks, fields, done)
 
     return entries.restore(attacks, fields), finish
@@ -212,7 +212,7 @@ def _resumed(
 
 @contextmanager
 def _progress(outcome: Outcome, todo: int, budget: int, description: str) -> Iterator[Callable[[int, int, int], None]]:
-    """Show candidates evaluated of those still possible; attacks that end early take theirs out of the total."""
+    """Show how many candidates are evaluated, of those still possible: attacks that end early lower the total."""
     restored, attacks = int(outcome.queries.sum()), len(outcome.queries)
     total = restored + todo * budget
     if todo < attacks:
@@ -227,7 +227,7 @@ def _progress(outcome: Outcome, todo: int, budget: int, description: str) -> Ite
 
 
 def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: Outcome, after: Tensor) -> pd.DataFrame:
-    """Put together the records: what was seen before the attack, joined by what the attack found."""
+    """Make the records: values from before the attack, joined with what the attack found."""
     image, mask, settings = rows.image, rows.eligible, task.settings
     before = clean.softmax(1).cpu().numpy()
     records = pd.DataFrame(
@@ -256,7 +256,7 @@ def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: 
 
 
 def _findings(goal: Goal, outcome: Outcome, attacked: Tensor) -> pd.DataFrame:
-    """Return the columns that only attacked images have; success is judged on the rebuilt 8-bit images."""
+    """Return the columns that only attacked images have; success is decided on the rebuilt 8-bit images."""
     after = attacked.softmax(1).cpu().numpy()
     index, labels, targets = np.arange(len(after)), goal.labels.cpu().numpy(), goal.targets.cpu().numpy()
     success = goal.reached(attacked).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Differential evolution: that of Su, Vargas and Sakurai (2017), and the variant that attack libraries use."""
+"""Differential evolution: the one of Su, Vargas and Sakurai (2017), and the variant that attack libraries use."""
 
 from collections.abc import Sequence
 
@@ -18,20 +18,20 @@ Weight = float | tuple[float, float] | None
 
 
 class Evolution:
-    """Differential evolution on A images at once, N candidates of P pixels and G = 2 + C genes each.
+    """Differential evolution on A images at once: N candidates per image, P pixels each, G = 2 + C genes per pixel.
 
-    A child competes with its own parent and takes its place if it is better. `paper`: x1 + F (x2 − x3), F = 0.5, no
-    crossover; positions start uniform, colours normal; genes that leave their range are set to the bound, a point on
-    which the paper is silent. `best1bin`: best + F (x1 − x2), F drawn for each generation, crossover 1, a Latin
-    hypercube to start, genes that leave their range drawn anew: what scipy's optimiser does by the settings that
-    attack libraries give it, with whole generations evaluated together.
+    A child competes with its own parent and replaces it if it is better. `paper`: x1 + F (x2 − x3), F = 0.5, no
+    crossover; positions start uniform, colours normal; genes that leave their range are set to the bound (the paper
+    does not say). `best1bin`: best + F (x1 − x2), F drawn for each generation, crossover 1, a Latin hypercube to
+    start, genes that leave their range drawn again. That is scipy's optimiser with the settings that attack libraries
+    give it, except that whole generations are evaluated together.
 
     Parameters
     ----------
     settings : DifferentialEvolution
         Variant, population, generations and the like.
     streams : sequence of Generator
-        A random stream an attack.
+        One random stream per attack.
     shape : tuple of int
         Height, width and channels of the images.
     device : torch.device
@@ -83,14 +83,14 @@ class Evolution:
         return from_genes(self.trials.flatten(0, 1), height, width), torch.ones_like(self.fitness, dtype=torch.bool)
 
     def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:  # noqa: ARG002 (the protocol's)
-        """Let each child take its own parent's place where it is better."""
+        """Replace each parent by its own child where the child is better."""
         better = fitness < self.fitness
         self.genes = torch.where(better[:, :, None, None], self.trials, self.genes)
         self.fitness = torch.where(better, fitness, self.fitness)
         self.generation = self.generation + 1
 
     def exhausted(self) -> Tensor:
-        """Return which have had all their generations."""
+        """Return which attacks have used all their generations."""
         return self.generation > self.settings.generations
 
     def keep(self, wanted: Tensor) -> None:
@@ -119,7 +119,7 @@ def _paper_children(
     weight: Weight,
     upper: Tensor,
 ) -> Tensor:
-    """Return x_r1 + F (x_r2 − x_r3), set to the bounds where they leave them."""
+    """Return x_r1 + F (x_r2 − x_r3), clamped to the bounds."""
     population = genes.shape[1]
     draws = [(_drawn(stream, weight), _distinct(stream, population, population, 3)) for stream in streams]
     weights = torch.tensor([w for w, _ in draws], dtype=genes.dtype, device=genes.device)[:, None, None, None]
@@ -130,7 +130,7 @@ def _paper_children(
 def _best_children(
     genes: Tensor, fitness: Tensor, streams: Sequence[np.random.Generator], weight: Weight, upper: Tensor
 ) -> Tensor:
-    """Return best + F (x_r1 − x_r2), r1 and r2 other than the parent; genes outside their range are drawn anew."""
+    """Return best + F (x_r1 − x_r2), r1 and r2 other than the parent; genes outside their range are drawn again."""
     shape = genes.shape[1:]
     draws = [(_drawn(stream, weight), _others(stream, shape[0]), stream.uniform(size=shape)) for stream in streams]
     weights = torch.tensor([w for w, _, _ in draws], dtype=genes.dtype, device=genes.device)[:, None, None, None]
@@ -142,13 +142,13 @@ def _best_children(
 
 
 def _drawn(stream: np.random.Generator, weight: Weight) -> float:
-    """Return F, drawn if it is an interval."""
+    """Return F; an interval is drawn from."""
     assert weight is not None
     return stream.uniform(*weight) if isinstance(weight, tuple) else weight
 
 
 def _distinct(stream: np.random.Generator, children: int, members: int, count: int) -> Integers:
-    """Draw `count` distinct members for each child, (children, count): every choice as likely as any other."""
+    """Draw `count` distinct members for each child, (children, count): each choice is equally likely."""
     chosen = np.empty((children, 0), dtype=np.int64)
     for k in range(count):
         drawn = stream.integers(members - k, size=children)
@@ -159,7 +159,7 @@ def _distinct(stream: np.random.Generator, children: int, members: int, count: i
 
 
 def _others(stream: np.random.Generator, population: int) -> Integers:
-    """Draw two distinct members for each child, (N, 2), neither of them its parent."""
+    """Draw two distinct members for each child, (N, 2); neither is its parent."""
     drawn = _distinct(stream, population, population - 1, 2)
     return drawn + (drawn >= np.arange(population)[:, None])
 

@@ -1,4 +1,4 @@
-"""What an attack is after: another class than the true one, or one class in particular."""
+"""The goal of an attack: any class but the true one, or one given class."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ class Goal:
     labels : Tensor
         int64, shape (N,): true classes.
     targets : Tensor
-        int64, shape (N,): classes to be reached; −1 where any but the true one will do.
+        int64, shape (N,): classes to be reached; −1: any class but the true one.
     """
 
     labels: Tensor
@@ -30,11 +30,11 @@ class Goal:
         return Goal(self.labels[index], self.targets[index])
 
     def reached(self, logits: Tensor) -> Tensor:
-        """Return whether the class with the largest logit is one that is wanted: bool, (N,)."""
+        """Return whether the class with the largest logit reaches the goal: bool, (N,)."""
         return self.reached_by(logits.argmax(1))
 
     def reached_by(self, classes: Tensor) -> Tensor:
-        """Return whether classes that were seen, int64, shape (N, …), are ones that are wanted: bool, same shape."""
+        """Return whether predicted classes, int64, shape (N, …), reach the goal: bool, same shape."""
         shape = (-1, *(1 for _ in classes.shape[1:]))
         labels, targets = self.labels.reshape(shape), self.targets.reshape(shape)
         return reached(classes, labels, targets)
@@ -43,7 +43,7 @@ class Goal:
         """Return how far each candidate is from its goal in logits, (N,): negative where it is reached.
 
         Untargeted: the true class's logit minus the best other one. Targeted: the best other one minus the target's.
-        With settings, it is the distance from whatever comes first of the goal and the stop rule's threshold.
+        With settings, it is the smaller of the distances from the goal and from the threshold of the stop rule.
         """
         margin = logit_margin(logits, self._index())
         margin = torch.where(self.targets == UNTARGETED, margin, -margin)

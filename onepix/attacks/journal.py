@@ -1,4 +1,4 @@
-"""A journal of finished attacks, so that a job that is killed or preempted goes on where it was."""
+"""A journal of finished attacks, so that a killed or preempted job continues where it stopped."""
 
 import contextlib
 import dataclasses
@@ -21,24 +21,24 @@ DIGEST = hashlib.sha256().digest_size
 
 @dataclasses.dataclass(frozen=True)
 class Journal:
-    """Finished attacks, a file each, by all that defines their result.
+    """Finished attacks, one file per attack, stored under everything that defines their result.
 
-    An attack is found again only under the same `origin`. Its result does not depend on other attacks, so one that is
-    restored has the bytes of one that is done again.
+    An attack is found again only under the same `origin`. Its result does not depend on other attacks, so a restored
+    attack has the same bytes as one that is done again.
 
     Attributes
     ----------
     folder : Path
-        Of one run; every origin has a folder of its own in it.
+        Of one run; each origin has its own folder in it.
     origin : mapping
-        All that defines a result but the image and the target: settings, code, machine, digests of inputs. JSON.
+        Everything that defines a result, except image and target: settings, code, machine, digests of inputs. JSON.
     """
 
     folder: Path
     origin: Mapping[str, Any]
 
     def with_facts(self, **facts: Any) -> "Journal":
-        """Return the journal of a narrower origin."""
+        """Return the journal whose origin holds these facts, too."""
         return Journal(self.folder, {**self.origin, **facts})
 
     @property
@@ -52,11 +52,11 @@ class Journal:
         Parameters
         ----------
         attacks : sequence of Key
-            All B.
+            All B attacks.
         fields : mapping
             What is known of the attacks, by name: tensors of shape (B, …).
         finished : sequence of int
-            Which of the B to write down.
+            Indices of the attacks to write down.
         """
         arrays = {name: tensor[list(finished)].cpu().numpy() for name, tensor in fields.items()}
         for index, attack in enumerate(finished):
@@ -72,7 +72,7 @@ class Journal:
         Returns
         -------
         list of int
-            Which of the B attacks are still to be done. An entry that is torn is not there.
+            Indices of the attacks that are still to be done. A damaged entry counts as missing.
         """
         todo = []
         for index, attack in enumerate(attacks):
@@ -85,7 +85,7 @@ class Journal:
         return todo
 
     def remove(self, image_ids: Sequence[int]) -> None:
-        """Remove the entries of images, of whatever origin: their results have been written."""
+        """Remove the entries of images whose results have been written, whatever their origin."""
         done = set(map(str, image_ids))
         for path in self.folder.glob("*/"):
             for entry in path.iterdir():
@@ -105,7 +105,7 @@ def _name(image_id: int, target: int) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read an entry; nothing if it is missing, unreadable or not whole."""
+    """Read an entry; an empty dict if it is missing, unreadable or damaged."""
     try:
         contents = path.read_bytes()
     except OSError:

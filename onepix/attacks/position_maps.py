@@ -1,4 +1,4 @@
-"""Position maps: what a colour does at every position of an image."""
+"""Position maps: whether a colour flips the class at each position of an image."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from onepix.engine.evaluator import Evaluator
 from onepix.pixels import Perturbation
 from onepix.progress import progress_bar
 
-ROUND_SIZE = 4096  # positions a round: each round evaluates the clean images anew
+ROUND_SIZE = 4096  # positions per round: each round evaluates the clean images again
 
 
 @dataclasses.dataclass(frozen=True)
 class PositionMaps:
-    """What one colour does at every position of each of N images.
+    """The effect of one colour at every position of each of N images.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class PositionMaps:
         bool, shape (N, y, x): the goal is reached; untargeted, the class is no longer the label.
     margin : ndarray
         float32, shape (N, y, x): the goal's logit margin; untargeted, the true class's logit minus the best other one.
-        Those near a flip are float32's, others may carry the error of screening.
+        Margins near a flip are float32's; others may carry the error of screening.
     """
 
     flips: npt.NDArray[np.bool_]
@@ -36,13 +36,13 @@ class PositionMaps:
 
 
 class _EveryPosition:
-    """Proposes every position for each image's colour, in an order that sees all of the image early."""
+    """Proposes every position for each image's colour, in random order."""
 
     def __init__(self, pictures: Tensor, colours: Tensor) -> None:
         count, self.height, self.width, _ = pictures.shape
         self.positions = self.height * self.width
         self.round_size = min(ROUND_SIZE, self.positions)
-        # The first candidates show how far screening errs: those of one row would be much alike.
+        # The first candidates are used to measure the error of screening; neighbours would be too similar for that.
         self.order = torch.randperm(self.positions, generator=torch.Generator().manual_seed(0)).to(pictures.device)
         self.colours = colours
         self.active = torch.empty(0, dtype=torch.int64, device=pictures.device)
@@ -74,7 +74,7 @@ class _EveryPosition:
         self.active = self.active[wanted]
 
     def _next(self) -> tuple[Tensor, Tensor]:
-        """Return the indices in the order that are next, and which of them there are, (A, N)."""
+        """Return the next indices into the order, and which of them exist, (A, N)."""
         indices = self.evaluated[self.active][:, None] + torch.arange(self.round_size, device=self.active.device)
         return indices.clamp(max=self.positions - 1), indices < self.positions
 
@@ -87,7 +87,7 @@ def position_maps(
     Parameters
     ----------
     evaluator : Evaluator
-        Screens the candidates, and evaluates again in float32 whatever comes near a flip.
+        Screens the candidates, and evaluates those near a flip again in float32.
     images : Tensor
         uint8, shape (N, H, W, C), on the evaluator's device.
     goal : Goal
@@ -100,7 +100,7 @@ def position_maps(
     Returns
     -------
     PositionMaps
-        The exact answer for these colours: H · W candidates an image. Margins away from a flip carry the error of
+        The exact answer for these colours: H · W candidates per image. Margins away from a flip carry the error of
         screening.
     """
     if not len(images):

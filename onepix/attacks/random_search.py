@@ -13,14 +13,14 @@ ROUND_SIZE = 400
 
 
 class RandomDraws:
-    """Draw positions and colours uniformly, P pixels a candidate.
+    """Draw positions and colours uniformly, P pixels per candidate.
 
     Parameters
     ----------
     settings : RandomSearch
         Number of pixels.
     streams : sequence of Generator
-        A random stream an attack.
+        One random stream per attack.
     shape : tuple of int
         Height, width and channels of the images.
     device : torch.device
@@ -44,7 +44,7 @@ class RandomDraws:
         self.active += attacks
 
     def propose(self) -> tuple[Perturbation, Tensor]:
-        """Draw anew."""
+        """Draw new candidates."""
         height, width, channels = self.shape
         high = [height, width, *[256] * channels]
         size = (self.round_size, self.pixels, len(high))
@@ -57,7 +57,7 @@ class RandomDraws:
         """Learn nothing."""
 
     def exhausted(self) -> Tensor:
-        """Never: the budget ends it."""
+        """Return False for all: only the budget ends this search."""
         return torch.zeros(len(self.active), dtype=torch.bool, device=self.device)
 
     def keep(self, wanted: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Refines a scan: follows the colours that came closest to the goal down to it."""
+"""Refines a scan: searches for better colours, starting from those that came closest to the goal."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,13 @@ FIRST_STEP = 64  # of 255
 class Descent:
     """A pattern search over colours at the T most promising positions of each image.
 
-    Each round tries, at each position, its colour so far with one channel raised or lowered by a step. The best of
-    them takes its place if it is better; if none is, the step is halved.
+    At each position, each round tries the current colour with one channel raised or lowered by a step. The best of
+    these replaces it if it is better; if none is better, the step is halved.
 
     Parameters
     ----------
     attacks : int
-        How many there are, B; each has a state of its own.
+        Number of attacks, B; each has its own state.
     positions : int
         T.
     channels : int
@@ -45,7 +45,7 @@ class Descent:
         Parameters
         ----------
         attacks : Tensor
-            int64, shape (A,).
+            int64, shape (A,): indices of attacks.
         margins : Tensor
             float32, shape (A, K, positions): of a scan; NaN where not evaluated.
         colours : Tensor

@@ -1,4 +1,4 @@
-"""The scan: every position × every colour of a set, in an order that finds a success early."""
+"""The scan: every position × every colour of a set, in an order that tends to find a success early."""
 
 import dataclasses
 import itertools
@@ -24,12 +24,12 @@ NOT_EVALUATED = -1
 
 @dataclasses.dataclass(frozen=True)
 class ScanMaps:
-    """What each of K colours does at every position of B images.
+    """The effect of each of K colours at every position of B images.
 
     Attributes
     ----------
     colours : ndarray
-        uint8, shape (B, K, C). A palette may be smaller than K; the colours that fill it up are not evaluated.
+        uint8, shape (B, K, C). A palette may have fewer than K colours; the rest are fillers, which are not evaluated.
     margins : ndarray
         float32, shape (B, K, H, W): the goal's logit margin, negative where it is reached; NaN where not evaluated.
     classes : ndarray
@@ -47,17 +47,17 @@ class ScanMaps:
         return evaluated
 
     def fields(self) -> dict[str, Tensor]:
-        """Return what is found out, by name; not copied, and an attack's lies at its number."""
+        """Return the arrays by name, without copying them; the first index is the number of the attack."""
         return {"margins": torch.from_numpy(self.margins), "classes": torch.from_numpy(self.classes)}
 
 
 class Scanning:
     """Evaluate every position with every colour, on A images at once.
 
-    The first round takes positions on a coarse lattice. Each later one takes the candidates of least expected margin:
-    that of their neighbours with the same colour, weighted by distance. It rests on what locality analysis finds,
-    that neighbours share a vulnerability; where they do not, only the order suffers. Where nothing in the set reaches
-    the goal, `refine` goes on with other colours at the positions that came closest; the maps stay those of the set.
+    The first round takes positions on a coarse lattice. Each later round takes the candidates with the least
+    expected margin: the mean margin of the same colour at neighbouring positions, weighted by distance. Locality
+    analysis finds that neighbours share a vulnerability; where they do not, only the order is worse. If no colour of
+    the set reaches the goal, `refine` tries other colours at the positions that came closest; the maps do not change.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Scanning:
     pictures : Tensor
         uint8, shape (B, H, W, C).
     keep_maps : bool
-        Keep the position maps of all images, not only of those active.
+        Keep the position maps of all images, not only of active ones.
 
     Notes
     -----
@@ -107,12 +107,12 @@ class Scanning:
         self.pending = torch.cat([self.pending, self.wanted[new].repeat_interleave(self.positions, 1)])
 
     def propose(self) -> tuple[Perturbation, Tensor]:
-        """Propose the most promising candidates; of blank maps the lattice."""
+        """Propose the most promising candidates; for blank maps, the lattice."""
         expected = self._expected()
         started = ~self.margins.isnan().all(1, keepdim=True)
         possible = self.pending & (started | self._lattice())
         order = expected.where(possible, torch.inf).argsort(dim=1, stable=True)
-        # A descent may take more candidates a round than a small set has: the rows are filled up, and not evaluated.
+        # A descent may take more candidates per round than a small set has: rows are filled up with some not evaluated.
         missing = max(self.round_size - self.per_image, 0)
         self.proposed = F.pad(order, (0, missing))[:, : self.round_size]
         self.valid = F.pad(possible.gather(1, order), (0, missing))[:, : self.round_size]
@@ -126,7 +126,7 @@ class Scanning:
         return Perturbation(rows, columns, values.flatten(0, 1)[:, None]), valid
 
     def _refine(self, descent: Descent, position: Tensor, values: Tensor, valid: Tensor) -> None:
-        """Put what the descent proposes in place of the candidates of whole maps."""
+        """Where a map is complete, put the proposals of the descent in place of its candidates."""
         attacks = self.active[self.refining]
         new = descent.rounds[attacks] == 0
         if new.any():
@@ -137,7 +137,7 @@ class Scanning:
         valid[self.refining, :size] = True
 
     def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:  # noqa: ARG002 (the protocol's)
-        """Enter what was found into the maps."""
+        """Write the results into the maps."""
         index = (self.valid.nonzero()[:, 0], self.proposed[self.valid])
         self.margins[index] = margins[self.valid]
         self.classes[index] = classes[self.valid].to(torch.int16)
@@ -146,14 +146,14 @@ class Scanning:
             self.descent.observe(self.active[self.refining], margins[self.refining, : self.descent.round_size])
 
     def exhausted(self) -> Tensor:
-        """Return whose maps are whole, and refined where there was need."""
+        """Return which attacks have complete maps, refined where that was needed."""
         whole = ~self.pending.any(1)
         if self.descent is None:
             return whole
         return whole & ((self.margins < 0).any(1) | (self.descent.rounds[self.active] >= ROUNDS))
 
     def keep(self, wanted: Tensor) -> None:
-        """Drop maps; into the kept ones first, where they are wanted."""
+        """Drop maps; if the maps are wanted, copy the dropped ones first."""
         if len(self.maps.margins):
             for index, attack in zip(
                 (~wanted).nonzero().squeeze(1).tolist(), self.active[~wanted].tolist(), strict=True
@@ -172,9 +172,9 @@ class Scanning:
         return (rows[:, None] & columns[None, :]).flatten().repeat(self.colours.shape[1])
 
     def _expected(self) -> Tensor:
-        """Return each candidate's margin as its neighbours' tell it, (A, K · H · W).
+        """Return each candidate's margin as expected from its neighbours, (A, K · H · W).
 
-        Two box means make a triangular kernel. Both are sums in a fixed order, so an image's does not depend on others.
+        Two box means make a triangular kernel. Sums have a fixed order, so that no image influences another.
         """
         maps = self.margins.double().reshape(len(self.active), -1, self.height, self.width)
         known = ~maps.isnan()
@@ -194,19 +194,19 @@ def most_candidates(settings: Scan, shape: tuple[int, int, int]) -> int:
 
 
 def colour_count(settings: Scan, channels: int) -> int:
-    """Return how many colours a scan tries at each position; an image's own may be fewer."""
+    """Return how many colours a scan tries at each position; a palette may have fewer."""
     if settings.colours == "palette":
         return settings.palette_size
     return int((2 if settings.colours == "extremes" else settings.levels) ** channels)
 
 
 def _refined(settings: Scan, positions: int, channels: int) -> int:
-    """Return at how many positions a scan is refined."""
+    """Return the number of positions at which a scan is refined."""
     return min(settings.refine, positions, ROUND_SIZE // (2 * channels))
 
 
 def colour_sets(settings: Scan, pictures: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Return the colours to be tried on each image, and which of them are not just there to fill up.
+    """Return the colours to be tried on each image, and which of them are not fillers.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ def colour_sets(settings: Scan, pictures: npt.NDArray[np.uint8]) -> tuple[npt.ND
     levels = 2 if settings.colours == "extremes" else settings.levels
     if levels**channels > MOST_COLOURS:
         raise OnepixError(
-            f"scan: {levels} levels of {channels} channels are {levels**channels} colours; at most {MOST_COLOURS} go"
+            f"scan: {levels} levels of {channels} channels are {levels**channels} colours, more than {MOST_COLOURS}"
         )
     values = np.linspace(0, 255, levels).round().astype(np.uint8)
     colours = np.array(list(itertools.product(values, repeat=channels)), np.uint8)
@@ -242,7 +242,7 @@ def _palettes(pictures: npt.NDArray[np.uint8], size: int) -> tuple[npt.NDArray[n
     """Reduce each image to at most `size` colours of its own by median cut."""
     channels = pictures.shape[3]
     if channels not in (1, 3):
-        raise OnepixError(f"scan: a palette is made of images of 1 or 3 channels, got {channels}")
+        raise OnepixError(f"scan: a palette needs images with 1 or 3 channels, got {channels}")
     colours = np.zeros((len(pictures), size, channels), np.uint8)
     wanted = np.zeros((len(pictures), size), np.bool_)
     for index, picture in enumerate(pictures):

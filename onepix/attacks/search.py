@@ -14,40 +14,40 @@ from onepix.engine.evaluator import Evaluator
 from onepix.errors import OnepixError
 from onepix.pixels import Perturbation
 
-PASSES_A_ROUND = 16  # micro-batches; the last is filled up, so that more of them waste less
-CALIBRATION = 64  # first candidates of an image that are evaluated both ways, to see how far screening errs
-SAFETY = 4  # times the largest error of a logit seen
-ROUNDINGS = 8  # of an image's largest logit: the least that screening is taken to err
+PASSES_PER_ROUND = 16  # micro-batches; the last one is filled up, so that more of them waste less
+CALIBRATION = 64  # first candidates of an image; they are evaluated both ways, to measure the error of screening
+SAFETY = 4  # times the largest error of a logit that was measured
+ROUNDINGS = 8  # of an image's largest logit: the least error that screening is assumed to make
 EPSILON = {"float32": 2**-23, "bfloat16": 2**-8}
 
 
 class Method(Protocol):
-    """A way to search: proposes N candidates a round for each active attack, and learns how they did.
+    """A search method: proposes N candidates per round for each active attack, and learns their results.
 
-    Attacks are numbered; those active stand in the order of their admission.
+    Attacks have numbers; active attacks are in the order of their admission.
     """
 
     round_size: int  # N
 
     def admit(self, attacks: Sequence[int]) -> None:
-        """Take up attacks; they come last."""
+        """Add attacks, at the end."""
 
     def propose(self) -> tuple[Perturbation, Tensor]:
-        """Return A · N candidates, and which are to be evaluated: bool, (A, N), a beginning of each row."""
+        """Return A · N candidates, and which are to be evaluated: bool, (A, N), in each row the first ones."""
 
     def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:
-        """Learn the outcome of the candidates proposed: each (A, N); inf, NaN and −1 where not evaluated."""
+        """Learn the results of the proposed candidates: each (A, N); inf, NaN and −1 where not evaluated."""
 
     def exhausted(self) -> Tensor:
         """Return which active attacks have nothing more to propose: bool, (A,)."""
 
     def keep(self, wanted: Tensor) -> None:
-        """Drop active attacks: bool, (A,)."""
+        """Keep only these active attacks: bool, (A,)."""
 
 
 @dataclasses.dataclass
 class Outcome:
-    """The end of B attacks.
+    """The outcome of B attacks.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Outcome:
     queries_to_success : Tensor
         int64, shape (B,): up to and including the first candidate that reaches the goal; −1 where none does.
     rechecked : Tensor
-        int64, shape (B,): candidates evaluated in float32 besides.
+        int64, shape (B,): candidates evaluated again in float32.
     rounds : Tensor
         int64, shape (B,).
     """
@@ -87,7 +87,7 @@ class Outcome:
         return Outcome(best, fitness, zeros(dtype=torch.bool), zeros(), zeros() - 1, zeros(), zeros())
 
     def fields(self) -> dict[str, Tensor]:
-        """Return all there is by name; not copied, and an attack's lies at its number."""
+        """Return all tensors by name, without copying them; the first index is the number of the attack."""
         best = {"rows": self.best.rows, "columns": self.best.columns, "values": self.best.values}
         names = ("fitness", "reached", "queries", "queries_to_success", "rechecked", "rounds")
         return best | {name: getattr(self, name) for name in names}
@@ -95,7 +95,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class _Round:
-    """What a round found for A active attacks and N candidates each."""
+    """The results of one round: A active attacks, N candidates each."""
 
     fitness: Tensor  # (A, N), inf where not evaluated
     margins: Tensor  # (A, N), NaN where not evaluated
@@ -115,7 +115,7 @@ class Task:
     evaluator : Evaluator
         Evaluates candidates.
     pictures : Tensor
-        uint8, shape (B, H, W, C): an image an attack.
+        uint8, shape (B, H, W, C): one image per attack.
     goal : Goal
         Of the B attacks.
     clean : Tensor
@@ -148,7 +148,7 @@ def run_search(
 ) -> Outcome:
     """Search until every attack is done.
 
-    As many attacks are active at once as fill the micro-batches; when one is done, a waiting one takes its place.
+    So many attacks are active at once that they fill the micro-batches; when one ends, a waiting one takes its place.
 
     Parameters
     ----------
@@ -157,23 +157,23 @@ def run_search(
     method : Method
         Proposes candidates.
     budget : int
-        Candidates an attack at most.
+        At most so many candidates per attack.
     report : callable
-        Called after each round with the numbers of candidates evaluated in it, attacks not done, and goals reached.
+        Called after each round with three numbers: candidates evaluated in it, attacks not done, goals reached.
     begun : tuple of Outcome and sequence of int, optional
-        What is known already, to be completed, and which attacks are still to be done. Default: all.
+        The outcome so far, which is completed, and which attacks are still to be done. Default: all.
     finish : callable, optional
-        Called with the attacks that are done, as soon as they are.
+        Called with the numbers of attacks as soon as these are done.
 
     Returns
     -------
     Outcome
-        An attack's own does not depend on which others there are.
+        The outcome of one attack does not depend on the other attacks.
     """
     count, device = len(task.pictures), task.pictures.device
     outcome, waiting = begun or (begin(task), range(count))
     bounds = torch.full((count,), task.evaluator.bound, device=device)
-    width = math.ceil(PASSES_A_ROUND * task.evaluator.micro_batch / method.round_size)
+    width = math.ceil(PASSES_PER_ROUND * task.evaluator.micro_batch / method.round_size)
     active = torch.empty(0, dtype=torch.int64, device=device)
     while len(waiting) or len(active):
         free = width - len(active)
@@ -196,7 +196,7 @@ def run_search(
 
 
 def _evaluate(task: Task, active: Tensor, candidates: Perturbation, valid: Tensor, bounds: Tensor) -> _Round:
-    """Evaluate a round's candidates: all screened, and those that count again in float32."""
+    """Evaluate the candidates of a round: screen all, and evaluate those that count again in float32."""
     size = valid.shape[1]
     which = valid.flatten().nonzero().squeeze(1)
     owners = torch.div(which, size, rounding_mode="floor")
@@ -224,9 +224,9 @@ def _evaluate(task: Task, active: Tensor, candidates: Perturbation, valid: Tenso
 
 
 def _bounds(task: Task, active: Tensor, errors: Tensor, owners: Tensor) -> Tensor:
-    """Return the margins below which candidates are evaluated in float32, (A,), from the errors of logits seen.
+    """Return the margins below which candidates are evaluated in float32, (A,), from the measured errors of logits.
 
-    A margin errs by twice as much as its logits at most; the rest of the factor is for candidates not seen.
+    The error of a margin is at most twice that of its logits; the rest of the factor is for unseen candidates.
     """
     seen = torch.zeros(len(active), device=active.device).scatter_reduce(0, owners, errors, "amax")
     rounding = ROUNDINGS * EPSILON[task.evaluator.precision] * task.clean[active].abs().amax(1)
@@ -236,7 +236,7 @@ def _bounds(task: Task, active: Tensor, errors: Tensor, owners: Tensor) -> Tenso
 def _gathered(
     task: Task, goal: Goal, logits: Tensor, owners: Tensor, which: Tensor, valid: Tensor, rechecked: Tensor
 ) -> _Round:
-    """Lay the candidates' outcomes out by attack and rank."""
+    """Arrange the results by attack and candidate."""
 
     def laid_out(values: Tensor, default: float) -> Tensor:
         whole = torch.full((valid.numel(),), default, dtype=values.dtype, device=values.device)
@@ -255,7 +255,7 @@ def _gathered(
 
 
 def _note(outcome: Outcome, active: Tensor, candidates: Perturbation, found: _Round) -> None:
-    """Write down each attack's best candidate so far: one that reaches the goal before one that does not."""
+    """Note each attack's best candidate so far: one that reaches the goal wins over one that does not."""
     size = found.fitness.shape[1]
     reached = found.reached.any(1)
     fitness, rank = found.fitness.where(~reached[:, None] | found.reached, torch.inf).min(1)

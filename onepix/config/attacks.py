@@ -15,11 +15,11 @@ from onepix.config.base import Proportion, Seed, Settings
 
 
 class Attack(Settings):
-    """What all attacks have in common."""
+    """Settings that all attacks have in common."""
 
     target: Annotated[int, Field(ge=0)] | Literal["all"] | None = Field(
         None,
-        description="The class to be reached, or all but the true one, each in an attack of its own; "
+        description="The class to be reached, or all: every class but the true one, each in its own attack; "
         "default: untargeted, any class but the true one.",
     )
     objective: Literal["probability", "margin"] = Field(
@@ -28,32 +28,30 @@ class Attack(Settings):
         "its logit over the best other one (targeted: of the best other one over the target's).",
     )
     budget: int | None = Field(
-        None, ge=1, description="At most so many candidates (forward passes) an image; default: what the method takes."
+        None, ge=1, description="At most so many candidates (forward passes) per image; default: what the method needs."
     )
-    seed: Seed = Field(0, description="With an image's id, it sets that image's own random stream.")
+    seed: Seed = Field(0, description="Seed and image id together set the image's random stream.")
 
     @property
     def idle(self) -> set[str]:
-        """The keys that make no difference beside the others, such as thresholds where nothing stops at one."""
+        """The keys that have no effect, given the other keys, such as thresholds at which nothing stops."""
         return set()
 
 
 class PixelSearch(Attack):
-    """What the searches over any number of pixels have in common."""
+    """Settings that the searches over any number of pixels have in common."""
 
-    pixels: int = Field(1, ge=1, description="How many pixels change at most.")
+    pixels: int = Field(1, ge=1, description="At most so many pixels change.")
     stop: Literal["flip", "threshold", "budget"] = Field(
         "flip",
         description="When an image is done: the class flips, a probability passes its threshold, or never early.",
     )
-    true_threshold: Proportion = Field(0.05, description="For stop: threshold, untargeted: the true class falls below.")
-    target_threshold: Proportion = Field(
-        0.9, description="For stop: threshold, targeted: the target class rises above."
-    )
+    true_threshold: Proportion = Field(0.05, description="For stop: threshold, untargeted: the true class is below.")
+    target_threshold: Proportion = Field(0.9, description="For stop: threshold, targeted: the target class is above.")
 
     @property
     def idle(self) -> set[str]:
-        """The thresholds that end nothing."""
+        """The thresholds that have no effect."""
         if self.stop != "threshold":
             return {"true_threshold", "target_threshold"}
         return {"target_threshold" if self.target is None else "true_threshold"}
@@ -66,20 +64,20 @@ class DifferentialEvolution(PixelSearch):
     variant: Literal["paper", "best1bin"] = Field(
         "paper",
         description="paper: rand/1 without crossover, each child against its own parent; best1bin: best/1/bin with "
-        "crossover 1 and F drawn anew in each generation, as attack libraries use it.",
+        "crossover 1 and F drawn for each generation, as attack libraries use it.",
     )
-    population: int = Field(400, ge=4, description="Candidates an image.")
-    generations: int = Field(100, ge=0, description="After the initial population.")
+    population: int = Field(400, ge=4, description="Candidates per image and generation.")
+    generations: int = Field(100, ge=0, description="Generations after the first population.")
     differential_weight: float | tuple[float, float] | None = Field(
         None,
-        description="F, or the interval from which each generation draws it; default: 0.5, or [0.5, 1] of best1bin.",
+        description="F, or the interval from which each generation draws F; default: 0.5, or [0.5, 1] for best1bin.",
     )
-    colour_mean: float = Field(128.0, description="paper: of the normal distribution of initial colours.")
+    colour_mean: float = Field(128.0, description="paper: mean of the normal distribution of the first colours.")
     colour_std: float = Field(127.0, gt=0)
 
     @property
     def idle(self) -> set[str]:
-        """The thresholds that end nothing, and colours that are not drawn."""
+        """The thresholds that have no effect, and the distribution of colours that are not drawn."""
         return super().idle | (set() if self.variant == "paper" else {"colour_mean", "colour_std"})
 
     @model_validator(mode="before")
@@ -94,13 +92,13 @@ class DifferentialEvolution(PixelSearch):
     def _is_usable(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
         low, high = value if isinstance(value, tuple) else (value, value)
         if low is not None and high is not None and not 0 < low <= high <= 2:
-            raise ValueError(f"expected a number above 0 and up to 2, or two such in ascending order, got {value}")
+            raise ValueError(f"expected a number above 0 and up to 2, or two in ascending order, got {value}")
         return value
 
     @model_validator(mode="after")
     def _the_first_population_fits(self) -> "DifferentialEvolution":
         if self.budget is not None and self.budget < self.population:
-            raise ValueError(f"budget {self.budget} does not suffice for one population of {self.population}")
+            raise ValueError(f"budget {self.budget} is smaller than one population of {self.population}")
         return self
 
 
@@ -108,7 +106,7 @@ class RandomSearch(PixelSearch):
     """Random search, the baseline: positions and colours drawn uniformly."""
 
     method: Literal["random_search"]
-    budget: int = Field(40_400, ge=1, description="Candidates (forward passes) an image.")
+    budget: int = Field(40_400, ge=1, description="Candidates (forward passes) per image.")
 
 
 class Scan(Attack):
@@ -120,13 +118,13 @@ class Scan(Attack):
         description="extremes: each channel 0 or 255; grid: each channel at evenly spaced levels; "
         "palette: the image's own colours.",
     )
-    levels: int = Field(3, ge=2, le=256, description="For colours: grid. Levels a channel.")
-    palette_size: int = Field(8, ge=1, le=256, description="For colours: palette. Colours an image at most.")
+    levels: int = Field(3, ge=2, le=256, description="For colours: grid. Levels per channel.")
+    palette_size: int = Field(8, ge=1, le=256, description="For colours: palette. At most so many colours per image.")
     refine: int = Field(
         0,
         ge=0,
-        description="Positions of least margin at which other colours are searched for, where no colour of the set "
-        "flips the class.",
+        description="If no colour of the set flips the class: search for other colours at so many positions, those of "
+        "least margin.",
     )
     stop: Literal["first", "all"] = Field(
         "all", description="When an image is done: at its first flip, or never early."
@@ -134,7 +132,7 @@ class Scan(Attack):
 
     @property
     def idle(self) -> set[str]:
-        """What belongs to another set of colours."""
+        """The keys of other sets of colours."""
         return {key for key, colours in (("levels", "grid"), ("palette_size", "palette")) if self.colours != colours}
 
 

@@ -1,4 +1,4 @@
-"""What all sections of the configuration share: checked texts, names, numbers and lists."""
+"""Types that all sections of the configuration use: checked texts, names, numbers and lists."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from onepix.names import natural, nearest
 
 
 def _printable(text: str) -> str:
-    """Refuse what would break a line, steer a terminal or end a path early."""
+    """Refuse characters that would break a line, control a terminal or end a path early."""
     if not text:
         raise ValueError("is empty")
     if any(unicodedata.category(letter) in UNPRINTABLE for letter in text):
@@ -27,7 +27,7 @@ def _printable(text: str) -> str:
 
 
 def _usable_path(name: str) -> str:
-    """Refuse what no path can be made of, and paths in a package that would lead out of it."""
+    """Refuse text that cannot be a path, and paths in a package that lead out of it."""
     if name.startswith(PACKAGE):
         package, _, inside = name.removeprefix(PACKAGE).partition("/")
         if not package.isidentifier() or inside.startswith("/") or ".." in inside.split("/"):
@@ -37,17 +37,15 @@ def _usable_path(name: str) -> str:
     try:
         Path(name).expanduser()
     except RuntimeError:
-        raise ValueError(f"there is no such user's home folder, got {name!r}") from None
+        raise ValueError(f"expected a path; the user of this home folder is unknown, got {name!r}") from None
     return name
 
 
 def _usable_folder(name: str) -> str:
-    """Refuse what Snakemake takes for a wildcard, its report for HTML, a command for an option."""
+    """Refuse what would look like a wildcard to Snakemake, like HTML to its report, or like an option to a command."""
     if name.startswith(("-", "~")) or any(letter in name for letter in "{}<"):
-        raise ValueError(
-            f"expected a folder whose name holds none of {{ }} < and begins with neither - nor ~, got {name!r}"
-        )
-    return Path(name).as_posix()  # out/ and ./out are one folder, and Snakemake compares text
+        raise ValueError(f"expected a folder name without {{ }} < that does not begin with - or ~, got {name!r}")
+    return Path(name).as_posix()  # out/ and ./out are the same folder, but Snakemake compares text
 
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, halves of characters, ends of lines
@@ -68,7 +66,7 @@ Folder = Annotated[Text, AfterValidator(_usable_folder)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-MOST_IDS = 1_000_000  # ids are below, so that chunks' names have six digits; and a range cannot take all memory
+MOST_IDS = 1_000_000  # ids are smaller: names of chunks have six digits, and no range fills the memory
 
 
 Proportion = Annotated[float, Field(gt=0, lt=1)]
@@ -78,16 +76,16 @@ T = TypeVar("T")
 
 
 def in_order(values: tuple[T, ...]) -> tuple[T, ...]:
-    """Put the values of a list whose order means nothing into one order, each once."""
+    """Sort a list whose order has no meaning, and keep each value once."""
     return tuple(sorted(set(values), key=lambda value: natural(str(value))))
 
 
-# A list whose order means nothing: it is kept in one order and each value once, so that no other order is a change.
+# A list whose order has no meaning: it is sorted, so that another order is no change of the configuration.
 Unordered = Annotated[tuple[T, ...], AfterValidator(in_order)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors, values do not change once read."""
+    """Base of all settings: unknown keys are errors, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -43,16 +43,16 @@ class Pictures(Settings):
     """How pictures of any size become 8-bit images of one size: what the attack changes and the network sees."""
 
     resize: Side | tuple[Side, Side] | None = Field(
-        None, description="The shorter side in pixels, proportions kept; or height and width. Default: as they are."
+        None, description="Shorter side in pixels (proportions are kept), or height and width. Default: none."
     )
     crop: Side | tuple[Side, Side] | None = Field(
-        None, description="From the middle, after resizing: a square's side, or height and width. Default: none."
+        None, description="From the middle, after resizing: side of a square, or height and width. Default: none."
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
-        "bilinear", description="For resize, with antialiasing."
+        "bilinear", description="How resize interpolates, with antialiasing."
     )
     channels: Literal[1, 3] | None = Field(
-        None, description="Default: 1 where all pictures are grey; else 3, and grey ones are repeated."
+        None, description="Default: 1 if all pictures are grey, else 3 (grey pictures are repeated)."
     )
 
 
@@ -60,9 +60,9 @@ class FolderDataset(Pictures):
     """A folder of pictures, with classes by subfolder or by a CSV file."""
 
     source: Literal["folder"]
-    path: PathText = Field(description="The folder; package:NAME/FOLDER lies in an installed Python package.")
+    path: PathText = Field(description="The folder; package:NAME/FOLDER is a folder in an installed Python package.")
     labels: PathText | None = Field(
-        None, description="A CSV file with the columns file and label; default: a class is a subfolder."
+        None, description="A CSV file with the columns file and label; default: each subfolder is a class."
     )
     class_names: ClassNames | None = Field(
         None, description="In the order of the network's outputs; default: the subfolders, or the labels, sorted."
@@ -70,7 +70,7 @@ class FolderDataset(Pictures):
 
 
 class TorchvisionDataset(Pictures):
-    """A classification dataset of torchvision, which downloads and checks it."""
+    """A classification dataset that torchvision downloads and checks."""
 
     source: str = Field(
         pattern=r"^torchvision:[A-Za-z0-9_]{1,100}$", description="torchvision:CIFAR100, or another of its datasets."

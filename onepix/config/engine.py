@@ -16,7 +16,7 @@ class Passes(Settings):
         "auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$", description="auto takes a GPU if there is one."
     )
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Images a forward pass; auto goes by the device and the size of the images."
+        "auto", description="Images per forward pass; auto depends on the device and the size of the images."
     )
 
 
@@ -25,16 +25,16 @@ class Engine(Passes):
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Of the screening of candidates; whatever counts is redone in float32. auto takes bfloat16 where "
-        "the device has instructions for it.",
+        description="Precision for screening candidates; those that count are evaluated again in float32. auto takes "
+        "bfloat16 if the device has instructions for it.",
     )
     bound: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
-        description="Candidates whose logit margin is above it are not redone in float32. auto: four times the largest "
-        "error seen on the image's first 64 candidates, and never less than the rounding of its logits.",
+        description="Candidates with a larger logit margin are not evaluated again in float32. auto: four times the "
+        "largest error seen on the image's first 64 candidates, and at least the rounding of its logits.",
     )
     fold: bool = Field(True, description="Fold batch normalisation into convolutions for screening.")
     windows: bool | Literal["auto"] = Field(
         "auto",
-        description="Screen one-pixel changes by recomputing only what they can reach. auto: on CPUs, where it pays.",
+        description="Screen one-pixel changes by recomputing only what they can reach. auto: on CPUs only.",
     )

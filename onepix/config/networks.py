@@ -35,7 +35,7 @@ class Network(Settings):
     """An architecture, its weights and its input scaling: the network sees (image / 255 − mean) / std."""
 
     architecture: Text = Field(
-        description="One of onepix, such as lenet or resnet20; torchvision:NAME; or package.module:factory."
+        description="An architecture of onepix, such as lenet or resnet20; torchvision:NAME; or package.module:factory."
     )
     weights: PathText = Field(
         "bundled",
@@ -45,11 +45,11 @@ class Network(Settings):
     )
     sha256: str | None = Field(
         None,
-        description="Of the weights file; a prefix of 8 digits or more will do. A URL needs it.",
+        description="SHA-256 of the weights file, or its first 8 digits or more. Required for a URL.",
     )
-    mean: tuple[float, ...] | None = Field(None, description="A number a channel; default: what the weights file says.")
+    mean: tuple[float, ...] | None = Field(None, description="One number per channel; default: that of the weights.")
     std: tuple[float, ...] | None = None
-    classes: int | None = Field(None, ge=2, description="Default: 1000 of torchvision's, 10 of onepix's architectures.")
+    classes: int | None = Field(None, ge=2, description="Default: 1000 for torchvision:NAME, else 10.")
     channels: int = Field(3, ge=1)
 
     @field_validator("sha256", mode="before")
@@ -64,7 +64,7 @@ class Network(Settings):
         if self.weights.startswith(("http://", "https://")) and self.sha256 is None:
             raise ValueError("sha256 is missing; weights from a URL are only taken if their SHA-256 is known")
         if re.match(r"https?://[^/?#]*@", self.weights):
-            raise ValueError("weights: expected an address without a password: it would stand in every manifest")
+            raise ValueError("weights: expected a URL without a password, which every manifest would show")
         if self.weights.partition(":")[0] == "torchvision" and not self.architecture.startswith("torchvision:"):
             raise ValueError(f"weights {self.weights} go with torchvision:NAME, not with {self.architecture}")
         return self
@@ -75,14 +75,14 @@ class Network(Settings):
             raise ValueError("mean and std go together: give both or neither")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != self.channels:
-                raise ValueError(f"{name} has {len(values)} numbers, expected {self.channels}, one a channel")
+                raise ValueError(f"{name} has {len(values)} numbers, expected {self.channels}, one per channel")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {list(self.std)}")
         return self
 
 
 class NetworkSettings(Network):
-    """A network, and how it is trained if it is to be."""
+    """A network, and how it is trained if its weights are to be trained."""
 
     recipe: Recipe | None = Field(None, description="For weights: train. Default: the architecture's own recipe.")
     seed: Seed = Field(0, description="For weights: train.")

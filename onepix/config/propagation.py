@@ -21,5 +21,5 @@ class Propagation(Settings):
         "layers and the outputs of blocks.",
     )
     gradient_images: int = Field(
-        16, ge=1, description="Images of a dataset from whose gradients a network's effective receptive fields come."
+        16, ge=1, description="Effective receptive fields come from the gradients of so many images of a dataset."
     )

@@ -1,4 +1,4 @@
-"""Settings from plain values and back: checked, told in one line where they are wrong, and in one canonical form."""
+"""Reads settings from plain values, with errors of one line, and writes them in one canonical form."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from onepix.errors import OnepixError
 S = TypeVar("S", bound=BaseModel)
 
 
-LONGEST = 1000  # characters of a message on one value
+LONGEST = 1000  # characters of a message about one value
 
 
 def part(model: type[BaseModel], settings: BaseModel) -> dict[str, Any]:
-    """Return those settings that a model of fewer keys has, as plain values."""
+    """Return, as plain values, those settings whose keys a smaller model has."""
     return settings.model_dump(mode="json", include=set(model.model_fields))
 
 
@@ -28,31 +28,31 @@ def validated(model: type[S], values: Any, source: str) -> S:
         return model.model_validate(values)
     except ValidationError as error:
         raise OnepixError("\n".join(_lines(error.errors(), values, source))) from None
-    except UnicodeEncodeError as error:  # a message would quote half a character, which YAML lets pass
+    except UnicodeEncodeError as error:  # YAML accepts half a character; a message cannot quote it
         raise OnepixError(f"{source}: {error.object!r} is not text") from None
 
 
 def canonical(settings: Mapping[str, Any]) -> str:
     """Return settings as JSON that is the same for the same settings, whatever their order, and safe inside HTML."""
     plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
-    # Snakemake's report puts parameters into a script of its page, which a class called </script> would end.
+    # Snakemake's report puts parameters into a script in its page; a class named </script> would end that script.
     return json.dumps(plain, sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _lines(errors: Sequence[Any], values: Any, source: str) -> list[str]:
-    """Return a line for each key that is wrong; pydantic reports an error for each of the types allowed there."""
+    """Return one line per wrong key; pydantic reports one error per type that the key may have."""
     by_key: dict[str, list[Any]] = {}
     for error in errors:
         if error["type"] == "too_short" and error["input"]:
             continue  # after an error inside an item, pydantic also reports that its list is too short
         by_key.setdefault(_key(error, values), []).append(error)
-    # Where one of several types is a model, what is wrong inside it says more than that it is none of the other types.
+    # If one of several types is a model, an error inside it says more than that the value has none of the other types.
     deepest = {key: e for key, e in by_key.items() if not any(other.startswith(f"{key}.") for other in by_key)}
     return [f"{source}: {_in_line(key)}{': ' if key else ''}{_in_line(_what(found))}" for key, found in deepest.items()]
 
 
 def _in_line(said: str) -> str:
-    """Return what quotes a configuration as one line that does nothing to a terminal, shortened if it is very long."""
+    """Return text from a configuration as one line that cannot control a terminal, shortened if it is very long."""
     line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in said)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
 

@@ -16,8 +16,8 @@ RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 class Selection(Settings):
     """Images chosen by a rule: one of `first`, `per_class` and `file`."""
 
-    first: int | None = Field(None, ge=1, le=MOST_IDS, description="The first n of the dataset.")
-    per_class: int | None = Field(None, ge=1, le=MOST_IDS, description="So many of each class, drawn at random.")
+    first: int | None = Field(None, ge=1, le=MOST_IDS, description="The first so many images of the dataset.")
+    per_class: int | None = Field(None, ge=1, le=MOST_IDS, description="So many images of each class, drawn at random.")
     seed: Seed = Field(0, description="For per_class; with the same seed, a larger number adds images.")
     file: PathText | None = Field(None, description="A text file with ids or ranges; # begins a comment.")
 
@@ -35,7 +35,7 @@ class Selection(Settings):
 
     @property
     def rule(self) -> dict[str, int | None]:
-        """The keys that choose, without those that the rule does not look at."""
+        """The keys that this rule uses."""
         return {"first": self.first} if self.first else {"per_class": self.per_class, "seed": self.seed}
 
 
@@ -70,7 +70,7 @@ def _refuse_large(image_id: int) -> None:
 
 
 def as_ranges(ids: Sequence[int]) -> str:
-    """Write ascending ids in short, as `parse_ids` reads them: '0-9, 20'."""
+    """Write ascending ids as a short text that `parse_ids` reads: '0-9, 20'."""
     starts = [index for index, image_id in enumerate(ids) if index == 0 or image_id != ids[index - 1] + 1]
     blocks = [(ids[start], ids[end - 1]) for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
     return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in blocks)

@@ -11,11 +11,11 @@ class Intervals(Settings):
     """Confidence intervals."""
 
     confidence: Proportion = 0.95
-    resamples: int = Field(9999, ge=100, description="Of the bootstrap over images.")
+    resamples: int = Field(9999, ge=100, description="Resamples of the bootstrap over images.")
     seed: Seed = 0
 
 
 class Statistics(Intervals):
     """Intervals and tests."""
 
-    permutations: int = Field(999, ge=99, description="Of each position map, for its p-values.")
+    permutations: int = Field(999, ge=99, description="Permutations of each position map, for its p-values.")

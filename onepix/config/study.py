@@ -45,7 +45,7 @@ class Run(Settings):
             return value
         if not (ids := parse_ids(value)):
             raise ValueError("no image is selected")
-        return as_ranges(ids)  # one spelling, however they are written
+        return as_ranges(ids)  # one spelling for the same ids
 
 
 class Config(Settings):
@@ -55,7 +55,7 @@ class Config(Settings):
     networks: dict[Name, NetworkSettings]
     attacks: dict[Name, AttackSettings]
     runs: tuple[Run, ...] = Field(min_length=1)
-    images_per_job: int = Field(25, ge=1, description="Images a job attacks together.")
+    images_per_job: int = Field(25, ge=1, description="Number of images that one job attacks.")
     engine: Engine = Engine()
     propagation: Propagation = Propagation()
     statistics: Statistics = Statistics()
@@ -64,7 +64,7 @@ class Config(Settings):
         None, description="A folder with a copy, in torchvision's or the official binary layout; default: download."
     )
     data: Folder = Field("data", description="Folder of fetched images and networks.")
-    results: Folder = Field("results", description="Folder of everything that is computed.")
+    results: Folder = Field("results", description="Folder of all computed results.")
 
     @property
     def layout(self) -> Layout:
@@ -75,7 +75,7 @@ class Config(Settings):
     def _names_are_free(self) -> "Config":
         for kind, taken in TAKEN.items():
             for name in taken & getattr(self, kind).keys():
-                raise ValueError(f"{kind}.{name}: results have a file or folder of this name; choose another")
+                raise ValueError(f"{kind}.{name}: the results have a file or folder of this name; choose another")
         return self
 
     @model_validator(mode="after")
@@ -112,13 +112,13 @@ def parse(values: Any, source: str) -> Config:
     Raises
     ------
     OnepixError
-        One line an error: source, key, what was wrong and what was expected.
+        One line per error: source, key, what was wrong and what was expected.
     """
     return validated(Config, values, source)
 
 
 def load(*paths: Path) -> Config:
-    """Read and check a YAML configuration; of several files, later ones add to earlier ones. Errors as in `parse`."""
+    """Read and check a YAML configuration; later files add to earlier ones. Errors as in `parse`."""
     values: Any = None
     for path in paths:
         try:
@@ -132,7 +132,7 @@ def load(*paths: Path) -> Config:
 
 
 def _merged(values: Any, later: Any) -> Any:
-    """Put later values into earlier ones, key by key, as Snakemake does with several configuration files."""
+    """Merge later values into earlier ones, key by key, as Snakemake does with several configuration files."""
     if not (isinstance(values, Mapping) and isinstance(later, Mapping)):
         return later
     return {**values, **{key: _merged(values.get(key), value) for key, value in later.items()}}

@@ -15,7 +15,7 @@ from onepix.files.atomic import replacing
 from onepix.files.manifests import checked_data
 from onepix.images import ImageSet
 
-# What a damaged archive raises when NumPy reads it: a header cut short, a wrong checksum, an absurd size.
+# What NumPy raises on a damaged archive: a header cut short, a wrong checksum, an absurd size.
 UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError)
 
 REQUIRED = ("images", "labels")
@@ -26,7 +26,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def read_images(manifest: Path) -> ImageSet:
-    """Read a fetched dataset by its manifest; errors as in `checked_data`."""
+    """Read a fetched dataset, given its manifest; errors as in `checked_data`."""
     return load_arrays(checked_data(manifest))
 
 
@@ -45,7 +45,7 @@ def load_arrays(path: Path, class_names: Sequence[str] | None = None) -> ImageSe
     Returns
     -------
     ImageSet
-        With ids 0 … N − 1 and the path as provenance, if the file has none of its own.
+        If the file has no ids, they are 0 … N − 1; if it has no provenance, this is the path.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def load_arrays(path: Path, class_names: Sequence[str] | None = None) -> ImageSe
             ids=_integers(arrays["ids"], "ids", path) if "ids" in arrays else np.arange(labels.size),
             class_names=_names(arrays, labels, path) if class_names is None else tuple(class_names),
             provenance=str(arrays["provenance"]) if "provenance" in arrays else str(path),
-            names=_text(arrays["names"], "names, one an image,", path) if "names" in arrays else (),
+            names=_text(arrays["names"], "names, one per image,", path) if "names" in arrays else (),
         )
     except OnepixError as error:
         raise OnepixError(f"{path}: {error}") from None
@@ -94,9 +94,9 @@ def save_arrays(images: ImageSet, path: Path) -> None:
 
 
 def _read(path: Path) -> Arrays:
-    """Read the arrays that belong to a set of images; what else the file holds is left alone."""
+    """Read the arrays that belong to a set of images, and ignore the rest of the file."""
     try:
-        with path.open("rb") as file:  # NumPy leaves a damaged file open if it opens it itself
+        with path.open("rb") as file:  # if NumPy opens a damaged file itself, it leaves it open
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise OnepixError(f"{path}: one bare array; expected an .npz file with {NEEDED}")
@@ -116,7 +116,7 @@ def _member(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> npt.NDArray
         array = archive[name]
     except UNREADABLE as error:
         raise OnepixError(f"{path}: array '{name}' cannot be read: {_one_line(error)}") from error
-    if not isinstance(array, np.ndarray):  # NumPy hands out as bytes what it does not recognise
+    if not isinstance(array, np.ndarray):  # NumPy returns what it does not recognise as bytes
         raise OnepixError(f"{path}: '{name}' is not an array")
     return array
 
@@ -134,10 +134,10 @@ def _integers(values: npt.NDArray[Any], name: str, path: Path) -> npt.NDArray[np
 def _names(arrays: Arrays, labels: npt.NDArray[np.int64], path: Path) -> tuple[str, ...]:
     if "class_names" not in arrays:
         return numbered(labels.ravel().tolist(), str(path))
-    return _text(arrays["class_names"], "class_names, one a class,", path)
+    return _text(arrays["class_names"], "class_names, one per class,", path)
 
 
 def _text(values: npt.NDArray[Any], name: str, path: Path) -> tuple[str, ...]:
     if values.dtype.kind != "U" or values.ndim != 1:
-        raise OnepixError(f"{path}: {name} must be text in one row, got {values.dtype} of shape {values.shape}")
+        raise OnepixError(f"{path}: {name} must be a list of text, got {values.dtype} of shape {values.shape}")
     return tuple(str(value) for value in values)

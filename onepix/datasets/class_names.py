@@ -7,13 +7,13 @@ from typing import Literal
 from onepix.errors import OnepixError
 from onepix.names import nearest
 
-MOST_CLASSES = 100_000  # labels beyond are no class indices, and would ask for as many names
+MOST_CLASSES = 100_000  # larger labels cannot be class indices, and would need as many names
 
 
 def resolve(names: Sequence[str] | Literal["imagenet"] | None) -> tuple[str, ...] | None:
-    """Return the names that a setting asks for; None if it leaves them open.
+    """Return the class names of a setting; None if it has none.
 
-    `imagenet` stands for the 1,000 names of ImageNet (ILSVRC 2012), in the order of torchvision's networks' outputs.
+    `imagenet` stands for the 1,000 names of ImageNet (ILSVRC 2012), in the order of torchvision's outputs.
     """
     if names != "imagenet":
         return None if names is None else tuple(names)
@@ -23,7 +23,7 @@ def resolve(names: Sequence[str] | Literal["imagenet"] | None) -> tuple[str, ...
 
 
 def numbered(labels: Iterable[int], where: str) -> tuple[str, ...]:
-    """Return the labels as names, 0 … the largest.
+    """Return the numbers from 0 to the largest label as names.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Folders of pictures, with a subfolder a class or a table of labels."""
+"""Folders of pictures, with one subfolder per class or a table of labels."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ INTEGER = re.compile(r"[+-]?[0-9]+")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of the table of labels."""
 
     where: str  # the table and the line, for messages
@@ -38,10 +38,10 @@ class Labelled(NamedTuple):
 
 
 def load_folder(settings: FolderDataset) -> ImageSet:
-    """Read a folder of pictures as 8-bit images; these are what an attack changes.
+    """Read a folder of pictures as 8-bit images; an attack changes these.
 
-    Without a table of labels, a class is an immediate subfolder with pictures in it, at any depth. Hidden files and
-    folders, and files whose ending is of no picture format, are left out. Otherwise the table decides.
+    Without a table of labels, each direct subfolder that holds pictures, at any depth, is a class. Hidden files and
+    folders are left out, and files whose ending is not that of a picture format.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def load_folder(settings: FolderDataset) -> ImageSet:
     Returns
     -------
     ImageSet
-        In the order of the subfolders' names and the paths in them, or of the table's rows. The ids are the places in
-        that order, the names are the files' paths relative to the folder.
+        In the order of the subfolders' names and the paths in them, or of the table's rows. Ids count from 0 in that
+        order; names are the files' paths relative to the folder.
 
     Raises
     ------
@@ -86,8 +86,8 @@ def _by_subfolder(folder: Path, given: tuple[str, ...] | None) -> Labelled:
     subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not subfolders:
         raise OnepixError(
-            f"{folder}: labels are missing: expected a subfolder a class, or a CSV file with the columns file and "
-            "label, named as labels"
+            f"{folder}: labels are missing: expected one subfolder per class, or as labels a CSV file with the "
+            "columns file and label"
         )
     classes = {name: files for name in subfolders if (files := sorted(_pictures_below(folder, name)))}
     if not classes:
@@ -102,7 +102,7 @@ def _pictures_below(folder: Path, subfolder: str) -> Iterator[str]:
     """Find the pictures at any depth, following links, as paths relative to the folder."""
 
     def refuse(error: OSError) -> None:
-        raise error  # os.walk would leave out what it may not read
+        raise error  # os.walk would silently skip what it may not read
 
     for inside, subfolders, files in os.walk(folder / subfolder, onerror=refuse, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -111,7 +111,7 @@ def _pictures_below(folder: Path, subfolder: str) -> Iterator[str]:
                 yield (Path(inside) / name).relative_to(folder).as_posix()
 
 
-def _rows(table: Path) -> list[Row]:
+def _rows(table: Path) -> list[TableRow]:
     """Read the table of labels."""
     expected = "expected a CSV file with the columns file and label"
     try:
@@ -122,7 +122,7 @@ def _rows(table: Path) -> list[Row]:
                 has = ", ".join(found) or "nothing"
                 raise OnepixError(f"{table}: no column '{absent[0]}'; {expected}, found {has}")
             rows = [
-                Row(f"{table}, line {reader.line_num}", *((row[name] or "").strip() for name in COLUMNS))
+                TableRow(f"{table}, line {reader.line_num}", *((row[name] or "").strip() for name in COLUMNS))
                 for row in reader
             ]
     except FileNotFoundError:
@@ -130,12 +130,12 @@ def _rows(table: Path) -> list[Row]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise OnepixError(f"{table}: cannot be read ({error}); {expected}") from None
     if not rows:
-        raise OnepixError(f"{table}: no rows; expected a row a picture")
+        raise OnepixError(f"{table}: no rows; expected one row per picture")
     return rows
 
 
-def _by_table(folder: Path, rows: Sequence[Row], given: tuple[str, ...] | None) -> Labelled:
-    first: dict[str, Row] = {}
+def _by_table(folder: Path, rows: Sequence[TableRow], given: tuple[str, ...] | None) -> Labelled:
+    first: dict[str, TableRow] = {}
     for row in rows:
         for column, value in zip(COLUMNS, (row.file, row.label), strict=True):
             if not value:
@@ -144,14 +144,14 @@ def _by_table(folder: Path, rows: Sequence[Row], given: tuple[str, ...] | None) 
             raise OnepixError(f"{row.where}: {folder / row.file} does not exist")
         name = Path(os.path.relpath(folder / row.file, folder)).as_posix()
         if name in first:
-            raise OnepixError(f"{row.where}: the file {name} occurs before ({first[name].where}); expected it once")
+            raise OnepixError(f"{row.where}: the file {name} is listed before ({first[name].where}); expected it once")
         first[name] = row
     labels, names = _numbers(rows) if given is None else (_indices(rows, given), given)
     return Labelled(list(first), labels, names)
 
 
-def _indices(rows: Sequence[Row], names: tuple[str, ...]) -> list[int]:
-    """Read labels as names among the given ones, else as indices of them."""
+def _indices(rows: Sequence[TableRow], names: tuple[str, ...]) -> list[int]:
+    """Read labels as class names, or as indices of class names."""
     indices: dict[str, int] = {}
     for row in rows:
         if row.label not in indices:
@@ -159,7 +159,7 @@ def _indices(rows: Sequence[Row], names: tuple[str, ...]) -> list[int]:
     return [indices[row.label] for row in rows]
 
 
-def _index(row: Row, names: tuple[str, ...]) -> int:
+def _index(row: TableRow, names: tuple[str, ...]) -> int:
     if row.label in names or not NUMBER.fullmatch(row.label):
         return index_of(row.label, names, f"{row.where}: label")
     index = _class_index(row)
@@ -168,8 +168,8 @@ def _index(row: Row, names: tuple[str, ...]) -> int:
     return index
 
 
-def _numbers(rows: Sequence[Row]) -> tuple[list[int], tuple[str, ...]]:
-    """Read labels as indices if all are numbers; else the classes are the labels, sorted."""
+def _numbers(rows: Sequence[TableRow]) -> tuple[list[int], tuple[str, ...]]:
+    """Read labels as indices if all are numbers; otherwise the sorted labels are the classes."""
     if all(NUMBER.fullmatch(row.label) for row in rows):
         labels = [_class_index(row) for row in rows]
         return labels, numbered(labels, rows[labels.index(max(labels))].where)
@@ -177,7 +177,7 @@ def _numbers(rows: Sequence[Row]) -> tuple[list[int], tuple[str, ...]]:
     return [indices[row.label] for row in rows], tuple(indices)
 
 
-def _class_index(row: Row) -> int:
+def _class_index(row: TableRow) -> int:
     if not INTEGER.fullmatch(row.label) or int(row.label) < 0:
         raise OnepixError(f"{row.where}: label {row.label}, expected an integer from 0 on or a class name")
     return int(row.label)

@@ -1,4 +1,4 @@
-"""Classification datasets of torchvision, which downloads and checks them."""
+"""Classification datasets that torchvision downloads and checks."""
 
 import contextlib
 import inspect
@@ -24,24 +24,24 @@ from onepix.files.patience import patiently, reason, stall_limit
 from onepix.images import ImageSet
 from onepix.names import nearest
 
-SPLITS = ("split", "image_set", "what", "classes", "version")  # what torchvision's datasets call their split
+SPLITS = ("split", "image_set", "what", "classes", "version")  # names that torchvision's datasets give to their split
 WHOLE = "all"  # the split of a dataset that is not split
 
 Parameters = dict[str, inspect.Parameter]
 
 
 def load_torchvision(settings: TorchvisionDataset, downloads: Path | None) -> ImageSet:
-    """Read a split of a torchvision dataset as 8-bit images; these are what an attack changes.
+    """Read a split of a torchvision dataset as 8-bit images; an attack changes these.
 
     Parameters
     ----------
     settings : TorchvisionDataset
-        The dataset, its split, where a copy lies, and how pictures become images of one size. A dataset that
-        torchvision does not split has the split `all`. Where it takes a split and `train`, as EMNIST does, the split
-        is `letters-train`, `letters-test`, ….
+        The dataset, its split, the folder of a copy, and how pictures become images of one size. A dataset that
+        torchvision does not split has the split `all`. A dataset with two kinds of split, such as EMNIST, has splits
+        such as `letters-train` and `letters-test`.
     downloads : Path or None
-        Receives downloads, in torchvision's layout; those that are there and right are kept. Not needed with a `root`.
-        If the environment variable ONEPIX_OFFLINE is set, and not to 0, only what is there is used.
+        Receives downloads, in torchvision's layout; correct files that exist are kept. Not needed with a `root`. If the
+        environment variable ONEPIX_OFFLINE is set, and not to 0, nothing is downloaded.
 
     Returns
     -------
@@ -51,8 +51,8 @@ def load_torchvision(settings: TorchvisionDataset, downloads: Path | None) -> Im
     Raises
     ------
     OnepixError
-        If there is no such dataset or split, it is not one of pictures with one class each, it can be neither found
-        nor downloaded, or its pictures cannot be fitted.
+        If there is no such dataset or split, if it does not consist of pictures with one class each, if it can neither
+        be found nor downloaded, or if its pictures do not fit the settings.
     OfflineError
         If it would have to be downloaded, and ONEPIX_OFFLINE is set.
     """
@@ -97,12 +97,12 @@ def _kind(source: str) -> type[Any]:
 
 
 def _opened(kind: type[Any], settings: TorchvisionDataset, downloads: Path | None) -> Any:
-    """Construct the dataset; downloads are tried again, unless what failed would fail again."""
+    """Construct the dataset; a failed download is tried again, unless it would fail in the same way."""
     source, parameters = settings.source, _parameters(kind)
     arguments = _split(parameters, settings) | _location(parameters, settings, downloads)
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:
-            raise OnepixError(f"{source}: torchvision wants '{name}' for it; it is no image classification dataset")
+            raise OnepixError(f"{source}: torchvision needs '{name}' for it; not an image classification dataset")
 
     def attempt() -> Any:
         try:
@@ -119,7 +119,7 @@ def _opened(kind: type[Any], settings: TorchvisionDataset, downloads: Path | Non
                 return kind(**arguments)
         root: Path = arguments["root"]
         root.mkdir(parents=True, exist_ok=True)
-        # torchvision writes in place: of two jobs that want one dataset, the second waits for the first's files.
+        # torchvision writes in place, so a second job that wants the same dataset waits until the first is done.
         with filelock.FileLock(root / f".{kind.__name__}.lock"), stall_limit():
             return patiently(attempt)
     except OnepixError:
@@ -130,7 +130,7 @@ def _opened(kind: type[Any], settings: TorchvisionDataset, downloads: Path | Non
 
 @contextlib.contextmanager
 def _archives_kept_inside() -> Iterator[None]:
-    """Let tar archives write only where they are unpacked: before Python 3.11.4, torchvision cannot see to it."""
+    """Let tar archives write only into their folder: before Python 3.11.4, torchvision cannot ensure that."""
     if hasattr(tarfile, "data_filter"):
         yield
         return
@@ -141,8 +141,8 @@ def _archives_kept_inside() -> Iterator[None]:
             path = Path(member.name)
             if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
                 raise OnepixError(
-                    f"{archive.name!s}: refused: its member {member.name!r} could write elsewhere; "
-                    "Python 3.11.4 or newer can tell more exactly"
+                    f"{archive.name!s}: refused: its member {member.name!r} could write outside the folder; "
+                    "Python 3.11.4 or newer can check this more exactly"
                 )
         plain(archive, path, *arguments, **options)
 
@@ -154,7 +154,7 @@ def _archives_kept_inside() -> Iterator[None]:
 
 
 def _parameters(kind: type[Any]) -> Parameters:
-    """Return what a dataset can be constructed with; also what it passes on to its base."""
+    """Return the parameters of a dataset's constructor, also those that it passes to its base class."""
     found: Parameters = {}
     for base in kind.__mro__:
         if "__init__" in vars(base):
@@ -168,7 +168,7 @@ def _parameters(kind: type[Any]) -> Parameters:
 def _split(parameters: Parameters, settings: TorchvisionDataset) -> dict[str, Any]:
     """Return the arguments that choose the split."""
     name, split = next((name for name in SPLITS if name in parameters), ""), settings.split
-    if name and ("train" not in parameters or name == "what"):  # of QMNIST, `what` says more than `train`
+    if name and ("train" not in parameters or name == "what"):  # QMNIST has both; `what` says more than `train`
         return {name: split}
     if "train" not in parameters:
         if split != WHOLE:
@@ -188,16 +188,16 @@ def _location(parameters: Parameters, settings: TorchvisionDataset, downloads: P
     if settings.root is not None:
         root = located(settings.root)
         if "root" not in parameters:
-            raise OnepixError(f"{source}: reads no files; expected no root, got {root}")
+            raise OnepixError(f"{source}: it reads no files; expected no root, got {root}")
         if not root.is_dir():
-            raise OnepixError(f"{source}: root {root} is no folder; expected one with a copy in torchvision's layout")
+            raise OnepixError(f"{source}: root {root} is not a folder; expected a copy in torchvision's layout")
         return {"root": root} | may_download
     if "root" not in parameters:
         return {}
     if not may_download:
-        raise OnepixError(f"{source}: torchvision cannot download it; name a folder with a copy as root")
+        raise OnepixError(f"{source}: torchvision cannot download it; set root to a folder with a copy")
     if downloads is None:
-        raise OnepixError(f"{source}: no folder for downloads is named; name one, or a folder with a copy as root")
+        raise OnepixError(f"{source}: no folder for downloads is given; give one, or set root to a folder with a copy")
     return {"root": downloads, "download": not is_offline()}
 
 
@@ -206,20 +206,20 @@ def _failure(
 ) -> OnepixError:
     """Say in one line why a dataset could not be constructed, and what to do."""
     source, said = settings.source, reason(error).partition(" You can use download=True")[0]
-    if "Unknown value" in str(error):  # torchvision's words for a split that there is not
+    if "Unknown value" in str(error):  # torchvision's message about a split that does not exist
         return OnepixError(f"{source}: {textwrap.shorten(str(error), 300, placeholder=' …')}")
     if _missing_package(error):
-        return OnepixError(f"{source}: torchvision needs a package for it that is not installed ({said})")
+        return OnepixError(f"{source}: torchvision needs a package that is not installed ({said})")
     if "root" not in arguments:
         return OnepixError(f"{source}: {said}")
     if settings.root is not None:
         return OnepixError(
             f"{source}: cannot be read from {settings.root} ({said}); expected a copy in torchvision's layout"
         )
-    copy = f"put a copy in torchvision's layout into {downloads}, or name its folder as root"
+    copy = f"put a copy in torchvision's layout into {downloads}, or set root to its folder"
     if arguments["download"]:
         return OnepixError(f"{source}: cannot be downloaded ({said}); {copy}")
-    return OfflineError(f"{source}: not whole in {downloads} ({said})", copy)
+    return OfflineError(f"{source}: not complete in {downloads} ({said})", copy)
 
 
 def _missing_package(error: Exception) -> bool:
@@ -247,7 +247,7 @@ def _item(dataset: Any, index: int, where: str) -> tuple[Image.Image, int]:
 def _class_names(
     settings: TorchvisionDataset, classes: Sequence[str | Sequence[str]], labels: Sequence[int]
 ) -> tuple[str, ...]:
-    """Return the names that are given, else torchvision's (of ImageNet's synonyms, all) if there is one a label."""
+    """Return the given names, else torchvision's (all synonyms of ImageNet) if each label has one, else numbers."""
     names = resolve(settings.class_names)
     if names is None:
         own = tuple(name if isinstance(name, str) else ", ".join(name) for name in classes)

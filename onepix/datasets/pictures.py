@@ -1,7 +1,7 @@
-"""Pictures of any size become 8-bit images of one size: what the attack changes and the network sees.
+"""Turns pictures of any size into 8-bit images of one size: the attack changes them and the network sees them.
 
-All resizing and cropping happens here, once, before an attack. The attack works on the 8-bit pixels that come out,
-never on those of the file.
+All resizing and cropping happens here, once, before an attack. The attack works on the resulting 8-bit pixels, never
+on those of the file.
 """
 
 import functools
@@ -17,14 +17,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from onepix.config.datasets import Pictures
 from onepix.errors import OnepixError
 
-EIGHT_BIT = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # what each mode of Pillow's becomes
-SIXTEEN_BIT = re.compile(r".*;16[BLNS]+")  # Pillow's names of 16-bit layouts in files; BGR;16 is 16 bits a pixel
+EIGHT_BIT = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # Pillow's modes, and what each becomes
+SIXTEEN_BIT = re.compile(r".*;16[BLNS]+")  # Pillow's names of 16-bit layouts in files; BGR;16 has 16 bits per pixel
 
 
 @functools.cache
 def extensions() -> frozenset[str]:
     """Return the endings, such as `.png`, of the files that Pillow reads."""
-    readable = Image.registered_extensions()  # which also registers the formats in Image.OPEN
+    readable = Image.registered_extensions()  # this call also registers the formats in Image.OPEN
     formats = {*Image.OPEN, "MPO"}  # opened as JPEG, which it is
     return frozenset(extension for extension, name in readable.items() if name in formats)
 
@@ -32,7 +32,7 @@ def extensions() -> frozenset[str]:
 def read_picture(path: Path) -> Image.Image:
     """Read a file as an 8-bit picture, upright as its EXIF orientation says.
 
-    Colour profiles are left alone, as torchvision leaves them. Of a JPEG with several views (MPO) the first is read.
+    Colour profiles are ignored, as torchvision does. Of a JPEG with several views (MPO), the first is read.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def read_picture(path: Path) -> Image.Image:
     Raises
     ------
     OnepixError
-        If the file is missing, damaged or no picture, has several frames, or as in `as_eight_bit`.
+        If the file is missing, damaged, not a picture, has several frames, or as in `as_eight_bit`.
     """
     try:
         with Image.open(path) as picture:
@@ -57,7 +57,7 @@ def read_picture(path: Path) -> Image.Image:
         raise OnepixError(f"{path}: not a picture that Pillow can read") from None
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise OnepixError(f"{path}: {error.strerror}") from None
-    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
+    except Exception as error:  # on a damaged file, Pillow's readers may raise almost anything
         raise OnepixError(f"{path}: not a whole picture ({textwrap.shorten(str(error), 200)})") from error
 
 
@@ -67,12 +67,12 @@ def as_eight_bit(picture: Image.Image, where: str) -> Image.Image:
     Raises
     ------
     OnepixError
-        If it has more than 8 bits a channel, an alpha channel or other colours; the line starts with `where`.
+        If it has more than 8 bits per channel, an alpha channel or other colours; the message starts with `where`.
     """
     if picture.mode.startswith("I;16"):
-        raise OnepixError(f"{where}: 16 bits a channel, expected 8")
+        raise OnepixError(f"{where}: 16 bits per channel, expected 8")
     if picture.mode in ("I", "F"):
-        raise OnepixError(f"{where}: 32 bits a channel (mode {picture.mode}), expected 8")
+        raise OnepixError(f"{where}: 32 bits per channel (mode {picture.mode}), expected 8")
     if picture.has_transparency_data:
         raise OnepixError(f"{where}: has an alpha channel; flatten it onto a background first")
     if picture.mode not in EIGHT_BIT:
@@ -86,21 +86,21 @@ def stack(pictures: Iterable[tuple[str, Image.Image]], count: int, settings: Pic
     Parameters
     ----------
     pictures : iterable of (str, Image)
-        `count` names and pictures of mode L or RGB. They are taken one at a time, and need not fit in memory together.
+        `count` names and pictures of mode L or RGB, read one at a time: they need not fit in memory together.
     count : int
         At least 1.
     settings : Pictures
-        How they are fitted.
+        How pictures are resized and cropped.
 
     Returns
     -------
     ndarray
-        uint8, shape (count, y, x, channel), with one channel if all are grey, unless the settings say otherwise.
+        uint8, shape (count, y, x, channel); one channel if all pictures are grey, unless the settings say otherwise.
 
     Raises
     ------
     OnepixError
-        If a picture is smaller than the crop, the sizes differ, or a picture has colours and one channel is asked for.
+        If a picture is smaller than the crop, if sizes differ, or if a picture has colours but one channel is wanted.
     """
     images: npt.NDArray[np.uint8] | None = None
     for index, (name, picture) in enumerate(pictures):
@@ -134,7 +134,7 @@ def fit(picture: Image.Image, settings: Pictures, where: str) -> Image.Image:
     """
     if settings.resize is None and settings.crop is None:
         return picture
-    from torchvision.transforms import InterpolationMode, functional  # here: pictures may come as they are
+    from torchvision.transforms import InterpolationMode, functional  # imports torch: only where needed
 
     if settings.resize is not None:
         sides = [settings.resize] if isinstance(settings.resize, int) else list(settings.resize)
@@ -151,7 +151,7 @@ def fit(picture: Image.Image, settings: Pictures, where: str) -> Image.Image:
 
 
 def describe(settings: Pictures) -> str:
-    """Return what happens to the pictures, for an image set's provenance; nothing if they stay as they are."""
+    """Describe resizing and cropping, for the provenance of an image set; empty if there is none."""
     said = ""
     if isinstance(settings.resize, int):
         said += f"; resized to a shorter side of {settings.resize} ({settings.interpolation})"
@@ -164,13 +164,13 @@ def describe(settings: Pictures) -> str:
 
 
 def _refuse_sixteen_bits(picture: Image.Image, where: str) -> None:
-    """Refuse pictures whose file has 16 bits a channel though Pillow would give 8; the layout in the file tells."""
+    """Refuse files with 16 bits per channel that Pillow would read as 8; the layout of the file tells."""
     for tile in getattr(picture, "tile", []):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         layouts = [argument for argument in arguments if isinstance(argument, str)]
         deep_ppm = picture.format == "PPM" and any(isinstance(value, int) and value > 255 for value in arguments)
         if deep_ppm or any(SIXTEEN_BIT.fullmatch(layout) for layout in layouts):
-            raise OnepixError(f"{where}: 16 bits a channel, expected 8")
+            raise OnepixError(f"{where}: 16 bits per channel, expected 8")
 
 
 def _both(sides: int | tuple[int, int]) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def select(images: int | str | tuple[int, ...] | Selection, ids: Ids, labels: Id
     Raises
     ------
     OnepixError
-        If the dataset, or one of its classes, has fewer images than are asked for, or a file cannot be read.
+        If the dataset or one of its classes has too few images, or if a file cannot be read.
     """
     if not isinstance(images, Selection) or images.file is not None:
         return listed_ids(images)
@@ -45,12 +45,12 @@ def select(images: int | str | tuple[int, ...] | Selection, ids: Ids, labels: Id
         return _per_class(images.per_class, images.seed, ids, labels, where)
     assert images.first is not None
     if images.first > len(ids):
-        raise OnepixError(f"{where}: first: {images.first} is more than the {len(ids)} images that there are")
+        raise OnepixError(f"{where}: first: {images.first} is more than the {len(ids)} images of the dataset")
     return tuple(sorted(ids[: images.first].tolist()))
 
 
 def ids_in_file(path: Path) -> tuple[int, ...]:
-    """Read image ids from a text file: ids or ranges, a line each or with commas; # begins a comment.
+    """Read image ids from a text file: ids or ranges, one per line or with commas; # begins a comment.
 
     Raises
     ------
@@ -70,12 +70,12 @@ def ids_in_file(path: Path) -> tuple[int, ...]:
             except ValueError as error:
                 raise OnepixError(f"{path}, line {number}: {error}") from None
     if not ids:
-        raise OnepixError(f"{path}: no image id; expected ids or ranges such as 0-49, a line each")
+        raise OnepixError(f"{path}: no image id; expected ids or ranges such as 0-49, one per line")
     return tuple(sorted(ids))
 
 
 def _per_class(count: int, seed: int, ids: Ids, labels: Ids, where: str) -> tuple[int, ...]:
-    """Take the first images of each class in a random order of its own: more of them add to those of fewer."""
+    """Shuffle each class and take the first images: a larger number adds images and keeps the others."""
     chosen: list[int] = []
     for label in np.unique(labels).tolist():
         of_class = np.sort(ids[labels == label])

@@ -1,4 +1,4 @@
-"""The images that an entry of the configuration asks for, from wherever they come."""
+"""Loads the images of an entry of the configuration, from any kind of source."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from onepix.images import ImageSet
 def load_dataset(
     settings: DatasetSettings, cifar10_folder: Path | None = None, downloads: Path | None = None
 ) -> ImageSet:
-    """Load the images that the configuration asks for.
+    """Load the images of an entry of the configuration.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def load_dataset(
             from onepix.datasets.cifar10 import read_cifar10
 
             if cifar10_folder is None:
-                raise OnepixError("dataset cifar10: no folder is named; expected one made by fetch_cifar10")
+                raise OnepixError("dataset cifar10: no folder is given; expected one made by fetch_cifar10")
             return read_cifar10(cifar10_folder, settings.split)
         case FolderDataset():
             from onepix.datasets.folder import load_folder

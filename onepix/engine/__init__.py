@@ -1,1 +1,1 @@
-"""Evaluates networks: fast for screening, and in float32 for whatever counts."""
+"""Evaluates networks: fast for screening, and in float32 where the result counts."""

@@ -12,16 +12,16 @@ from onepix.errors import OnepixError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
-# Pixels a forward pass, and the fewest and most images, for `micro_batch: auto`: CPUs are fastest where the feature
-# maps of a pass stay near their caches, GPUs where all their cores have work.
-PIXELS_A_PASS = {"cpu": (1 << 17, 8, 128), "cuda": (1 << 22, 32, 4096)}
+# Pixels per forward pass, and the fewest and most images, for `micro_batch: auto`: CPUs are fastest while the feature
+# maps of a pass fit into their caches, GPUs when all their cores have work.
+PIXELS_PER_PASS = {"cpu": (1 << 17, 8, 128), "cuda": (1 << 22, 32, 4096)}
 
 
 def keep_memory() -> None:
-    """Tell glibc to keep freed memory instead of handing it back and asking for it anew in every forward pass.
+    """Tell glibc to keep freed memory: by default, each forward pass returns it and asks for it again.
 
-    On a CPU it makes float32 passes faster (ResNet-20: 1.1 to 1.6 times, measured on two cores). It holds for the
-    whole process, so jobs call it and library functions do not; elsewhere than on Linux with glibc it does nothing.
+    On a CPU this makes float32 passes faster (ResNet-20: 1.1 to 1.6 times, measured on two cores). It changes the
+    whole process, so jobs call it and library functions do not. Without Linux and glibc it does nothing.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -36,7 +36,7 @@ def choose_device(wanted: str) -> str:
     Raises
     ------
     OnepixError
-        If a GPU is wanted that PyTorch does not find.
+        If PyTorch does not find the wanted GPU.
     """
     count = torch.cuda.device_count() if wanted != "cpu" and torch.cuda.is_available() else 0
     if wanted == "auto":
@@ -47,18 +47,18 @@ def choose_device(wanted: str) -> str:
 
 
 def claimed_device(wanted: str) -> str:
-    """Return the torch device for a job's setting; for `auto` and `cuda`, a GPU that no other job has meanwhile.
+    """Return the torch device for a job's setting; for `auto` and `cuda`, a GPU that no other job uses.
 
-    It is the job's until its process ends. If all are taken, it waits for one. `cuda:1` and the like are not claimed.
+    The claim lasts until the process ends. If all GPUs are taken, it waits. `cuda:1` and the like are not claimed.
     Parameters, return value and errors as in `choose_device`.
     """
     if wanted not in ("auto", "cuda"):
         return choose_device(wanted)
-    claimed = gpus.claim()  # first: it hides the other GPUs, which CUDA takes note of only once
+    claimed = gpus.claim()  # first, because it hides the other GPUs, and CUDA looks only once
     device = choose_device(wanted)
     if device == "cpu":
         gpus.release()  # this PyTorch cannot use it
-    elif not claimed:  # there is no nvidia-smi that names them
+    elif not claimed:  # there is no nvidia-smi to list them
         indices = range(torch.cuda.device_count())
         torch.cuda.set_device(gpus.claim_one([str(torch.cuda.get_device_properties(index).uuid) for index in indices]))
     return device
@@ -77,9 +77,9 @@ def choose_precision(wanted: str, device: str | torch.device) -> str:
 
 
 def choose_micro_batch(wanted: int | str, device: str | torch.device, height: int, width: int) -> int:
-    """Return the images a forward pass for a setting: `auto` goes by the kind of device and the size of the images."""
+    """Return the images per forward pass for a setting: `auto` depends on kind of device and size of images."""
     if isinstance(wanted, int):
         return wanted
-    pixels, fewest, most = PIXELS_A_PASS.get(torch.device(device).type, PIXELS_A_PASS["cuda"])
+    pixels, fewest, most = PIXELS_PER_PASS.get(torch.device(device).type, PIXELS_PER_PASS["cuda"])
     fitting = max(pixels // (height * width), 1)
     return min(max(1 << (fitting.bit_length() - 1), fewest), most)

@@ -1,4 +1,4 @@
-"""Evaluates images and pixel changes: fast for screening, and in float32 for whatever counts."""
+"""Evaluates images and pixel changes: fast for screening, and in float32 where the result counts."""
 
 import contextlib
 import copy
@@ -18,11 +18,11 @@ from onepix.errors import OnepixError
 from onepix.networks.classifier import Classifier
 from onepix.pixels import Perturbation
 
-CLEAN_BATCH = 8  # clean images a pass; all their feature maps are kept for a round
+CLEAN_BATCH = 8  # clean images per pass; all their feature maps are kept for one round
 
 
 def exact_float32() -> contextlib.AbstractContextManager[None]:
-    """Let cuDNN neither round float32 to TF32, as it does by default, nor add up in an order of the moment."""
+    """Forbid cuDNN to round float32 to TF32 (its default) and to add in varying order."""
     flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     )
@@ -33,8 +33,8 @@ def exact_float32() -> contextlib.AbstractContextManager[None]:
 def logits(classifier: Classifier, images: Tensor, micro_batch: int) -> Tensor:
     """Classify images in float32.
 
-    Every forward pass has the same shape (the last is filled up), because a library picks its algorithm,
-    and with it the rounding, by shape: so an image's logits do not depend on its company.
+    Every forward pass has the same shape (the last one is filled up): libraries choose their algorithm, and with it
+    the rounding, by shape. So the logits of an image do not depend on the other images.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def logits(classifier: Classifier, images: Tensor, micro_batch: int) -> Tensor:
     images : Tensor
         uint8, shape (N, H, W, C), on the classifier's device.
     micro_batch : int
-        Images a forward pass.
+        Images per forward pass.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def logits(classifier: Classifier, images: Tensor, micro_batch: int) -> Tensor:
 def candidate_logits(
     classifier: Classifier, images: Tensor, owners: Tensor, candidates: Perturbation, micro_batch: int
 ) -> Tensor:
-    """Classify candidate pixel changes in float32, those of several images sharing micro-batches.
+    """Classify candidate pixel changes in float32; several images share micro-batches.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def candidate_logits(
     candidates : Perturbation
         N candidates.
     micro_batch : int
-        Images a forward pass.
+        Images per forward pass.
 
     Returns
     -------
@@ -112,26 +112,26 @@ def filled(batch: Tensor, size: int) -> Tensor:
 class Evaluator:
     """Evaluates candidates of many images together: `screen` is fast, `exact` is float32 on the network as given.
 
-    Screening may fold batch normalisation, round to bfloat16, and recompute only what a pixel change can reach. Its
-    logits serve to rank candidates and to rule them out; no result may rest on them alone.
+    Screening may fold batch normalisation, round to bfloat16, and recompute only what a pixel change can reach. Use its
+    logits to rank candidates and to rule them out; no result may depend on them alone.
 
     Parameters
     ----------
     classifier : Classifier
         In evaluation mode; its device is used.
     settings : Engine
-        Precision, micro-batch and the like. `device` is not looked at.
+        Precision, micro-batch and the like; `device` is ignored.
     shape : tuple of int
         Height, width and channels of the images.
 
     Attributes
     ----------
     precision : str
-        Of screening: `float32` or `bfloat16`.
+        Precision of screening: `float32` or `bfloat16`.
     micro_batch : int
-        Candidates a forward pass. Out of GPU memory it is halved, for this evaluator's life.
+        Candidates per forward pass. If GPU memory runs out, it is halved for the rest of the evaluator's life.
     bound : float
-        Logit margin below which a candidate screened is evaluated in float32; NaN: to be found for each image.
+        A screened candidate with a smaller logit margin is evaluated in float32; NaN: found for each image.
     """
 
     def __init__(self, classifier: Classifier, settings: Engine, shape: tuple[int, int, int]) -> None:
@@ -147,7 +147,7 @@ class Evaluator:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a manifest says of how candidates were evaluated."""
+        """How candidates were evaluated, as manifests record it."""
         return {
             "precision": self.precision,
             "micro_batch": self.micro_batch,
@@ -194,20 +194,20 @@ class Evaluator:
         return torch.cat(outputs)
 
     def _halving(self, evaluate: Callable[[int], Tensor]) -> Tensor:
-        """Call with the micro-batch; out of GPU memory, halve it and go on."""
+        """Call with the micro-batch; if GPU memory runs out, halve it and continue."""
         while True:
             try:
                 return evaluate(self.micro_batch)
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
-                    raise OnepixError("out of GPU memory with a single image a forward pass") from None
+                    raise OnepixError("out of GPU memory, even with one image per forward pass") from None
             self.micro_batch //= 2
             torch.cuda.empty_cache()
-            warnings.warn(f"out of GPU memory: going on with micro-batches of {self.micro_batch}", stacklevel=2)
+            warnings.warn(f"out of GPU memory: continuing with micro-batches of {self.micro_batch}", stacklevel=2)
 
 
 class _Float32Linear(nn.Module):
-    """The last linear layer in float32: logits of bfloat16 would be too coarse to rank candidates by."""
+    """The last linear layer in float32: logits in bfloat16 would be too coarse to rank candidates."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -220,9 +220,9 @@ class _Float32Linear(nn.Module):
 
 
 def _screening_network(network: nn.Module, fold: bool) -> tuple[nn.Module, bool]:
-    """Return a faster copy of a network, and whether its batch normalisation is folded; some networks cannot be."""
+    """Return a faster copy of a network, and whether its batch normalisation is folded (not always possible)."""
     if fold:
-        # torch.fx raises whatever the network's own code does when it is run on stand-ins for tensors.
+        # torch.fx runs the network's code on placeholders, where it may raise anything.
         with contextlib.suppress(Exception):
             folded = fuse(network)
             if isinstance(folded, fx.GraphModule):

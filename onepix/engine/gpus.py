@@ -1,6 +1,6 @@
-"""Which GPUs a process may use, and a claim to one of them, so that jobs that run at once get one each.
+"""Which GPUs a process may use, and how it claims one, so that each of several jobs at a time has its own.
 
-Without torch: the workflow's profile counts GPUs, and CUDA must not have looked at them before one is claimed.
+It does not import torch: the workflow's profile counts GPUs, and CUDA must not look at them before one is claimed.
 """
 
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-LISTING = 60.0  # seconds; nvidia-smi wakes sleeping GPUs, which takes a few
-WAIT = 0.2  # seconds between two looks whether a GPU has become free
+LISTING = 60.0  # seconds for nvidia-smi, which may have to wake GPUs
+WAIT = 0.2  # seconds between two attempts to claim a GPU
 
 _claim: FileLock | None = None  # held until the process ends: dropping the lock would free the GPU
 
@@ -23,14 +23,14 @@ _claim: FileLock | None = None  # held until the process ends: dropping the lock
 def visible() -> dict[str, str]:
     """Return the GPUs that this process may use, MIG devices too.
 
-    They are those of CUDA_VISIBLE_DEVICES (indices, UUIDs or beginnings of UUIDs) where it is set: as in CUDA, an
-    entry that is no GPU ends the list, and a repeated one makes it void. Else they are all that nvidia-smi lists.
+    If CUDA_VISIBLE_DEVICES is set, they are those it lists (indices, UUIDs or beginnings of UUIDs): as in CUDA, an
+    entry that is not a GPU ends the list, and a repeated entry makes it empty. Otherwise all that nvidia-smi lists.
 
     Returns
     -------
     dict
-        What CUDA_VISIBLE_DEVICES calls a GPU → its UUID. Of indices, the UUIDs are those in the order of nvidia-smi;
-        on a machine with GPUs of several kinds, CUDA may number them differently.
+        Name in CUDA_VISIBLE_DEVICES → UUID. Indices count in the order of nvidia-smi; on a machine with several kinds
+        of GPUs, CUDA may number them differently.
     """
     present = _present()
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -50,12 +50,12 @@ def visible() -> dict[str, str]:
 def claim() -> bool:
     """Claim one of the visible GPUs for as long as this process lives, and hide the others from CUDA.
 
-    If all are taken, it waits for one. Must come before anything has asked CUDA for its devices.
+    If all are taken, it waits for one. Call it before anything asks CUDA for its devices.
 
     Returns
     -------
     bool
-        Whether the process now has a GPU; it has none where none is visible.
+        Whether the process now has a GPU; False if none is visible.
     """
     if _claim is not None:
         return True
@@ -69,9 +69,9 @@ def claim() -> bool:
 
 
 def claim_one(uuids: Sequence[str]) -> int:
-    """Claim the first of some GPUs that is free, or wait until one is; return its index in the list.
+    """Claim the first free GPU of a list, or wait until one is free; return its index in the list.
 
-    The claims of one user's processes are locks on files, which end with the process, however it ends.
+    A claim is a lock on a file of the user; it ends with the process, however that ends.
     """
     global _claim
     user = os.getuid() if hasattr(os, "getuid") else "user"  # on Windows, the folder is the user's own
@@ -88,7 +88,7 @@ def claim_one(uuids: Sequence[str]) -> int:
             _claim = lock
             return index
         if not told:
-            sys.stderr.write(f"onepix: other jobs use {_number(len(uuids))}; waiting for one to end\n")
+            sys.stderr.write(f"onepix: other jobs use {_number(len(uuids))}; waiting until one ends\n")
             sys.stderr.flush()
             told = True
         time.sleep(WAIT)
@@ -107,7 +107,7 @@ def _number(count: int) -> str:
 
 
 def _present() -> list[list[str]]:
-    """Return each GPU's UUID, in the order of nvidia-smi, or the UUIDs of the MIG devices that it is divided into."""
+    """Return each GPU's UUID, in the order of nvidia-smi, or the UUIDs of its MIG devices."""
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], text=True, capture_output=True, check=True, timeout=LISTING, stdin=subprocess.DEVNULL

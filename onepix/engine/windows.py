@@ -1,4 +1,4 @@
-"""Evaluates one-pixel changes by recomputing only those parts of the feature maps that the pixel can reach."""
+"""Evaluates one-pixel changes by recomputing only the parts of feature maps that the pixel can reach."""
 
 import copy
 import dataclasses
@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from onepix.errors import OnepixError
 
-# Windows that take a larger share of their map are no longer worth the gathering.
+# A window that is a larger part of its map saves less time than gathering it costs.
 LARGEST_SHARE = 0.5
 
 Pair = tuple[int, int]
@@ -24,13 +24,13 @@ Pixel = tuple[Tensor, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class CleanMaps:
-    """What windowed evaluation needs of clean images.
+    """The feature maps of clean images that windowed evaluation needs.
 
     Attributes
     ----------
     maps : dict
-        Feature maps, each with the padding that its readers need: shape (B, H + padding, W + padding, C),
-        by the node that made it and the padding's value.
+        Feature maps with the padding that the nodes reading them need: shape (B, H + padding, W + padding, C), by the
+        node that made them and the value of the padding.
     """
 
     maps: dict[tuple[fx.Node, float], Tensor]
@@ -40,8 +40,8 @@ class CleanMaps:
 class _Axis:
     """The cone of a pixel along one axis of a map.
 
-    Pixel r can change the positions ceil((r + first) / jump) to floor((r + last) / jump), no others. The window is
-    as long as that can be for any r, and is moved into the map where it would begin before it or end after it.
+    Pixel r can change only the positions ceil((r + first) / jump) to floor((r + last) / jump). The window has the
+    largest length that this can have for any r; where it would leave the map, it is moved into the map.
     """
 
     first: int
@@ -63,7 +63,7 @@ Axes = tuple[_Axis, _Axis]
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-    """The recomputed part of a map: values (N, C, h, w) of the candidates; where they lie follows from the pixels."""
+    """The recomputed part of a map: values (N, C, h, w) of the candidates; the pixels determine where it lies."""
 
     node: fx.Node
     values: Tensor
@@ -75,15 +75,15 @@ class _NotWindowedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Slide:
-    """An operation that slides a kernel over a map: output i sees positions i · stride − padding and on.
+    """An operation that slides a kernel over a map: output i sees positions from i · stride − padding on.
 
-    `apply` takes a map that is padded already, and the operands.
+    `apply` takes a padded map and the operands.
     """
 
     maps: fx.Node
     kernel: Pair
     stride: Pair
-    padding: Pair  # before the map; what comes after it follows from the output's shape
+    padding: Pair  # before the map; the padding after it follows from the shape of the output
     dilation: Pair
     fill: float
     apply: Callable[..., Tensor]
@@ -104,7 +104,7 @@ class _Slide:
         return rows, columns
 
     def lengths(self, outputs: Pair) -> Pair:
-        """Return how many positions of the padded map a number of outputs sees."""
+        """Return how many positions of the padded map so many outputs see."""
         height, width = (
             (count - 1) * stride + (kernel - 1) * dilation + 1
             for count, stride, kernel, dilation in zip(outputs, self.stride, self.kernel, self.dilation, strict=True)
@@ -112,7 +112,7 @@ class _Slide:
         return height, width
 
     def margins(self, before: Axes, after: Axes) -> Margins:
-        """Return by how much the whole map must be padded."""
+        """Return the padding that the whole map needs."""
         seen = self.lengths((after[0].extent, after[1].extent))
         rows, columns = (
             (max(padding, 0), max(length - padding - axis.extent, 0))
@@ -123,7 +123,7 @@ class _Slide:
 
 @dataclasses.dataclass(frozen=True)
 class _Pointwise:
-    """An operation on each position by itself, of one map or of several of the same extents."""
+    """An operation on each position separately, of one map or of several of the same size."""
 
     maps: tuple[fx.Node, ...]
 
@@ -164,7 +164,7 @@ def _max_pool(
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
-    ceil_mode: bool = False,  # noqa: ARG001 - changes the output's extent only, which is known
+    ceil_mode: bool = False,  # noqa: ARG001 - changes only the size of the output, which is known
     return_indices: bool = False,
 ) -> _Slide:
     if return_indices:
@@ -204,7 +204,7 @@ def _pad(maps: fx.Node, pad: Any, mode: str = "constant", value: float | None = 
 
 
 def _strided(maps: fx.Node, index: Any) -> _Slide:
-    """Take a slice as a kernel of one position; where it stops follows from the output's shape."""
+    """Treat a slice as a kernel of one position; its end follows from the shape of the output."""
     index = index + (slice(None),) * (4 - len(index)) if isinstance(index, tuple) else ()
     bounds = [bound for part in index if isinstance(part, slice) for bound in (part.start, part.stop, part.step)]
     if len(bounds) != 12 or not all(bound is None or isinstance(bound, int) for bound in bounds):
@@ -270,7 +270,7 @@ ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
 
 
 def _asks_for_kind(node: fx.Node) -> bool:
-    """Tell whether a node asks for a map's shape or the like, which no change of a pixel alters."""
+    """Tell whether a node reads only a map's shape or the like, which does not depend on the pixels."""
     attribute = node.target is getattr and node.args[1] in ATTRIBUTES
     return len(node.all_input_nodes) == 1 and (
         attribute or (node.op == "call_method" and node.target in ("size", "dim"))
@@ -282,7 +282,7 @@ def _step(node: fx.Node, network: fx.GraphModule) -> Step:
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
         kind = type(module)
-        hooked = module._forward_hooks or module._forward_pre_hooks  # which expect whole maps
+        hooked = module._forward_hooks or module._forward_pre_hooks  # hooks expect whole maps
         if hooked or node.kwargs or len(node.args) != 1:
             raise _NotWindowedError
         if kind in SLIDING_MODULES:
@@ -305,16 +305,16 @@ def _step(node: fx.Node, network: fx.GraphModule) -> Step:
 
 
 class _Plan:
-    """Which nodes are evaluated on windows, where those lie, and which clean maps they need.
+    """Which nodes are evaluated on windows, where the windows lie, and which clean maps they need.
 
     Attributes
     ----------
     steps : dict
-        The nodes evaluated on windows.
+        The nodes that are evaluated on windows, and how.
     axes : dict
-        The windows, for these nodes and for the image.
+        The windows of these nodes and of the image.
     margins : dict
-        By node and by the value of the padding: the padding of the clean map that is kept.
+        The padding of the clean map that is kept, by node and by value of the padding.
     """
 
     def __init__(self, network: fx.GraphModule) -> None:
@@ -324,7 +324,7 @@ class _Plan:
         dense: set[fx.Node] = set()
         for node in network.graph.nodes:
             changed = [source for source in node.all_input_nodes if source in self.axes or source in dense]
-            if node.op == "placeholder" and not self.axes:  # further ones have defaults
+            if node.op == "placeholder" and not self.axes:  # further placeholders have defaults
                 height, width = node.meta["shape"][2:]
                 self.axes[node] = _Axis(0, 0, 1, height), _Axis(0, 0, 1, width)
             elif changed and not _asks_for_kind(node):
@@ -333,7 +333,7 @@ class _Plan:
                         raise _NotWindowedError
                     self._add(node, _step(node, network), changed)
                 except _NotWindowedError:
-                    dense.update((node, *changed))  # once dense, always dense: a map is then held in one form only
+                    dense.update((node, *changed))  # once dense, always dense, so that each map has one form only
                     for source in self.axes.keys() & set(changed):
                         self._keep(source)
 
@@ -356,7 +356,7 @@ class _Plan:
                     self._keep(source)
 
     def _joined(self, step: _Pointwise, node: fx.Node, changed: list[fx.Node]) -> Axes | None:
-        """Return the windows that hold those of all operands, if they can be joined."""
+        """Return the windows that contain those of all operands, if they can be joined."""
         for source in step.maps:
             shape = source.meta.get("shape", ())
             fits = len(shape) == 4 and shape[2:] == node.meta["shape"][2:]
@@ -378,11 +378,11 @@ class _Plan:
 
 
 class _ShapePass(fx.Interpreter):
-    """Notes the shape of every node, and makes those that read an overwritten map read the node that overwrote it."""
+    """Notes the shape of every node, and which nodes write into which maps."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
-        self.overwritten: list[tuple[fx.Node, fx.Node, bool]] = []  # the map, the writer, whether it is its result
+        self.overwritten: list[tuple[fx.Node, fx.Node, bool]] = []  # map, writer, whether it returns the map
 
     def run_node(self, node: fx.Node) -> Any:
         versions = {
@@ -400,7 +400,7 @@ class _ShapePass(fx.Interpreter):
 
 
 class _CleanPass(fx.Interpreter):
-    """Evaluates clean images densely, and copies the maps that are to be kept."""
+    """Evaluates clean images as usual, and copies the maps that are to be kept."""
 
     def __init__(self, network: fx.GraphModule, plan: _Plan) -> None:
         super().__init__(network)
@@ -419,7 +419,7 @@ class _CleanPass(fx.Interpreter):
 
 
 class _WindowedPass(fx.Interpreter):
-    """Evaluates changes of clean images on windows, as far as they are planned."""
+    """Evaluates changes of clean images on windows, as planned."""
 
     def __init__(self, network: fx.GraphModule, plan: _Plan, clean: CleanMaps, owners: Tensor, pixel: Pixel) -> None:
         super().__init__(network)
@@ -447,7 +447,7 @@ class _WindowedPass(fx.Interpreter):
 
     def kind(self, window: _Window, node: fx.Node) -> Any:
         rows, columns = self.plan.axes[window.node]
-        whole = window.values[:, :, :1, :1].expand(-1, -1, rows.extent, columns.extent)  # the map but for its values
+        whole = window.values[:, :, :1, :1].expand(-1, -1, rows.extent, columns.extent)  # its values do not matter
         return getattr(self, node.op)(node.target, (whole, *node.args[1:]), node.kwargs)
 
     def starts(self, node: fx.Node) -> Pixel:
@@ -479,7 +479,7 @@ class _WindowedPass(fx.Interpreter):
         return result
 
     def patch(self, window: _Window, fill: float, begins: Pixel, lengths: Pair) -> Tensor:
-        """Cut patches out of the owners' padded clean maps, and put the windows' values into them.
+        """Cut patches out of the padded clean maps, and put the values of the windows into them.
 
         Returns
         -------
@@ -491,13 +491,13 @@ class _WindowedPass(fx.Interpreter):
         height, width, channels = clean.shape[1:]
         rows = self.owners[:, None] * height + _steps(begins[0] + top, lengths[0])
         cells = rows[:, :, None] * width + _steps(begins[1] + left, lengths[1])[:, None, :]
-        cells = F.pad(cells.flatten(), (0, 1))  # one more, for what falls outside the patches
+        cells = F.pad(cells.flatten(), (0, 1))  # one more row, for values outside the patches
         patch = clean.view(-1, channels).index_select(0, cells)
         patch.index_copy_(0, self.targets(window, begins, lengths), window.values.permute(0, 2, 3, 1).flatten(0, 2))
         return patch[:-1].view(-1, *lengths, channels).permute(0, 3, 1, 2)
 
     def targets(self, window: _Window, begins: Pixel, lengths: Pair) -> Tensor:
-        """Return which row of the patches, taken as a list of positions, each position of the windows is."""
+        """Return for each position of the windows its index in the patches, seen as a list of positions."""
         starts, axes = self.starts(window.node), self.plan.axes[window.node]
         rows, columns = (
             _steps(start - begin, axis.size) for start, begin, axis in zip(starts, begins, axes, strict=True)
@@ -515,29 +515,29 @@ def _steps(starts: Tensor, count: int) -> Tensor:
 class WindowedNetwork:
     """Evaluates one-pixel changes of clean images by recomputing only what each change can reach.
 
-    A changed pixel alters a small window of an early feature map: its forward cone. The window is recomputed, all
-    else is taken from the clean image's maps. Convolution and pooling, padding with a constant, strided slices,
-    calls that map each position by itself, sums and products of maps, and concatenation of channels are done on
-    windows; from any other call on, and where the window is a large part of the map, the network runs as usual.
+    A changed pixel alters only a small window of an early feature map: its forward cone. The window is recomputed; the
+    rest comes from the maps of the clean image. These run on windows: convolution, pooling, constant padding, strided
+    slices, operations on each position separately, sums and products of maps, and concatenation of channels. From any
+    other call on, and where the window is a large part of the map, the network runs as usual.
 
     Parameters
     ----------
     network : nn.Module
-        In evaluation mode, of a kind that torch.fx can trace. Its weights are shared and not copied. It is run once
-        on a black image of its own device and dtype.
+        In evaluation mode; torch.fx must be able to trace it. Its weights are shared, not copied. It runs once on a
+        black image of its own device and dtype.
     shape : tuple of int
         Channels, height and width of the images.
 
     Attributes
     ----------
     worthwhile : bool
-        Whether at least one convolution or pooling is done on windows.
+        Whether at least one convolution or pooling runs on windows.
 
     Raises
     ------
     OnepixError
-        If the network is in training mode, cannot be traced, cannot run on such an image, or writes into a part of
-        a feature map that is read again.
+        If the network is in training mode, cannot be traced, cannot run on such an image, or writes into a part of a
+        feature map that is read later.
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
@@ -560,7 +560,7 @@ class WindowedNetwork:
         Returns
         -------
         CleanMaps
-            In the dtypes that the network's maps have here, under the caller's autocast.
+            In the dtypes of the network's maps under the caller's autocast.
         """
         run = _CleanPass(self._network, self._plan)
         run.run(images.clone())  # the network may write into its input
@@ -583,7 +583,7 @@ class WindowedNetwork:
         Returns
         -------
         Tensor
-            The network's output, (N, …). It differs from that of the network itself by rounding only.
+            Output, (N, …). It differs from the output of the whole network only by rounding.
         """
         run = _WindowedPass(self._network, self._plan, clean, owners, (rows, columns))
         output: Tensor = run.run(values[:, :, None, None].clone())
@@ -591,17 +591,17 @@ class WindowedNetwork:
 
 
 def _graph(network: nn.Module) -> fx.GraphModule:
-    """Trace a network, or copy the graph of one that is traced: tracing it again would look into its leaf modules."""
+    """Trace a network, or copy the graph of a traced one: tracing again would enter its leaf modules."""
     if isinstance(network, fx.GraphModule):
         return fx.GraphModule(network, copy.deepcopy(network.graph))
     return fx.symbolic_trace(network)
 
 
 def _traced(network: nn.Module, shape: tuple[int, int, int]) -> fx.GraphModule:
-    """Trace a network; note every node's shape, and give every state of an overwritten map a name of its own."""
+    """Trace a network, note the shape of every node, and let nodes after a write into a map read the writing node."""
     like = next((tensor for tensor in network.parameters() if tensor.is_floating_point()), torch.empty(0))
     try:
-        # Inference tensors do not count their versions, by which writing in place is noticed.
+        # Inference tensors have no version counter, which shows writing in place.
         with torch.inference_mode(False), torch.no_grad():
             traced = _graph(network)
             run = _ShapePass(traced)

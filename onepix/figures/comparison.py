@@ -1,4 +1,4 @@
-"""Where successes part from failures and from controls: differences by layer."""
+"""Where successes differ from failures and from controls: differences by layer."""
 
 from typing import Any
 
@@ -25,19 +25,18 @@ NOT = SIGNIFICANT | {"markerfacecolor": "white", "markeredgewidth": 0.6}
 
 @style.paper_style()
 def comparison(table: pd.DataFrame, separation: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure:
-    """Draw by how much successes differ from controls and from failures in each layer, and where they part.
+    """Draw how much successes differ from controls and from failures in each layer, and from where on.
 
     Parameters
     ----------
     table : DataFrame
-        A row a layer, comparison and measure: depth (int), layer (str), operator (str), against ("control" or
+        One row per layer, comparison and measure: depth (int), layer (str), operator (str), against ("control" or
         "failure"), measure (a quantity of `onepix.figures.depth.growth`), images (int: successes), others (int:
-        controls or failures), difference (float: the successes' mean minus the others'), low and high (float: its
-        interval) and apart (bool: significant at a false discovery rate of 1 − confidence). A difference of NaN leaves
-        a gap.
+        controls or failures), difference (float: mean of successes minus mean of the others), low and high (float: its
+        interval) and apart (bool: significant at a false discovery rate of 1 − confidence). NaN leaves a gap.
     separation : DataFrame
-        A row a comparison and measure: against, measure and layer (str; missing if there is none), from which on the
-        difference is significant in all deeper layers.
+        One row per comparison and measure: against, measure and layer (str), from which on all differences are
+        significant; missing if there is none.
     title : str
         Above the plots.
     confidence : float
@@ -46,7 +45,8 @@ def comparison(table: pd.DataFrame, separation: pd.DataFrame, title: str, confid
     Returns
     -------
     Figure
-        Two journal columns wide: a row of plots a measure, in one scale, and a column a comparison. A filled marker
+        Two journal columns wide: one row of plots per measure, with one scale, and one column per comparison. A filled
+        marker
         means significant; a bracket over a plot, significant in this and all deeper layers. A message if there is no
         difference to draw.
     """
@@ -125,7 +125,7 @@ def _head(axes: Axes, other: str, rows: pd.DataFrame) -> None:
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
-    """Draw the differences of one comparison in one measure, a row a layer."""
+    """Draw the differences of one comparison in one measure: one row per layer."""
     positions, values = np.arange(len(rows), dtype=np.float64), rows["difference"].to_numpy(float)
     apart = _apart(rows)
     pitch = 72 * _size(axes)[0] / len(rows)  # In points.
@@ -138,12 +138,12 @@ def _draw(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
 
 
 def _apart(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Tell in which layers the difference is significant; not where there is none (NaN)."""
+    """Tell in which layers the difference is significant; never where it is NaN."""
     return rows["apart"].eq(True).to_numpy(bool)
 
 
 def _bracket(axes: Axes, rows: pd.DataFrame, layer: str) -> None:
-    """Mark the layers from one on, up to the last significant difference, over a plot."""
+    """Draw a bracket over a plot, from a layer to the last significant difference."""
     layers = len(rows)
     start, stop = list(rows.index).index(layer) - 0.5, np.flatnonzero(_apart(rows))[-1] + 0.5
     width, height = _size(axes)

@@ -16,16 +16,16 @@ from onepix.figures import style
 
 Positions = npt.NDArray[np.float64]
 
-LEFT, RIGHT = 0.7, 0.08  # Margins beside the plots, in inches.
+LEFT, RIGHT = 0.7, 0.08  # Margins left and right of the plots, in inches.
 WIDTH = style.DOUBLE - LEFT - RIGHT  # Of a plot, in inches.
 TALLEST, LOWEST = 1.05, 0.7  # Heights of a plot, in inches.
 PAGE = 8.9  # Height of the figure, in inches, unless long layer names ask for more.
 GAP = 0.12  # Between the plots, in inches.
-TICKS = 0.42  # Room for the numbers beside a plot, in inches.
+TICKS = 0.42  # Room for the numbers left of a plot, in inches.
 BAND = 0.2  # Opacity.
 APART = 0.03  # Distance of the outcomes where there is only one layer; a plot is then 1 wide.
 PITCH = 0.115  # Least distance of two layer names, in inches.
-LEAST = 0.01  # That a scale reaches, so that next to nothing does not look like much.
+LEAST = 0.01  # Every scale reaches this value, so that tiny changes do not look large.
 SHARE_OF_POSITIONS = (0.0, 1.05)
 QUANTITIES = {
     "share_of_peak": "largest change\n/ clean maximum",
@@ -49,13 +49,13 @@ def growth(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        A row a layer and outcome: depth (int), layer (str), operator (str), outcome ("success", "failure" or "control":
-        the same change at a position where it does not flip the class), images (int) and six quantities (float), each
-        with its interval (_low, _high):
+        One row per layer and outcome: depth (int), layer (str), operator (str), outcome ("success", "failure" or
+        "control": the same change at a position where it does not flip the class), images (int) and six quantities
+        (float), each with its interval (_low, _high):
 
         - share_of_peak: max |change| in units of the maximum of the clean feature map;
         - energy: 10 log10 of the change's energy in units of that of the clean feature map (decibels);
-        - reach, reach_1pct: the share of positions changed at all, and by more than 1 % of the clean maximum;
+        - reach, reach_1pct: the proportion of positions changed at all, and by more than 1 % of the clean maximum;
         - distance: of the change's centre of mass from the attacked pixel (pixels of the image);
         - spread: root-mean-square distance of the change from its centre of mass (pixels of the image).
 
@@ -68,8 +68,8 @@ def growth(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure:
     Returns
     -------
     Figure
-        Two journal columns wide: a plot a quantity over the layers in network order. A quantity that no layer has gets
-        no plot. A message if no image was followed.
+        Two journal columns wide: one plot per quantity, over the layers in network order. A quantity that no layer has
+        gets no plot. A message if no image was followed.
     """
     if table.empty or table[[*QUANTITIES]].isna().all(axis=None):
         return style.message_figure(f"{title}: no image was followed through the layers")
@@ -100,13 +100,13 @@ def growth(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure:
         ncols=4,
         frameon=False,
         borderaxespad=0,
-        handlelength=3,  # Else dots and dashes do not show beside the marker.
+        handlelength=3,  # Otherwise the marker hides dots and dashes.
     )
     return figure
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the layers of a table in network order: a row a layer, with depth, layer and operator."""
+    """Return the layers of a table in network order: one row per layer, with depth, layer and operator."""
     layers = table.drop_duplicates("layer").sort_values("depth", kind="stable")
     return layers[["depth", "layer", "operator"]]
 
@@ -117,7 +117,7 @@ def foot_of(layers: pd.DataFrame) -> float:
 
 
 def label_layers(axes: Axes, layers: pd.DataFrame, width: float, named: bool) -> None:
-    """Make layers an axis: one position per layer, stages parted, and names as many as there is room for.
+    """Make an axis of layers: one position per layer, lines between stages, and as many names as fit.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def label_layers(axes: Axes, layers: pd.DataFrame, width: float, named: bool) ->
     width : float
         Of the plot, in inches.
     named : bool
-        Whether names stand at the ticks.
+        Whether to show names at the ticks.
     """
     names = style.layer_names(layers)
     step = math.ceil(len(names) * PITCH / width)
@@ -143,14 +143,14 @@ def label_layers(axes: Axes, layers: pd.DataFrame, width: float, named: bool) ->
 
 
 def label_values(axes: Axes, label: str, width: float) -> None:
-    """Label the vertical axis of a plot `width` inches wide; labels of plots below one another align."""
+    """Label the vertical axis of a plot `width` inches wide, aligned with the labels of other plots."""
     axes.set_ylabel(label)
     axes.yaxis.set_label_coords(-TICKS / width, 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def draw_band(axes: Axes, positions: Positions, low: pd.Series, high: pd.Series, colour: str) -> None:
-    """Draw intervals over consecutive layers as a band, one that stands alone as a line."""
+    """Draw intervals of consecutive layers as a band, and a single interval as a line."""
     axes.fill_between(positions, low, high, color=colour, alpha=BAND, linewidth=0)
     lonely = _alone(low)
     if lonely.any():  # A band over one layer has no width.
@@ -171,10 +171,10 @@ def _draw(axes: Axes, table: pd.DataFrame, quantity: str, order: list[str]) -> N
         look = OUTCOMES[outcome]
         rows = table[table["outcome"] == outcome].set_index("layer").reindex(order)
         positions = np.arange(len(order), dtype=np.float64)
-        if len(order) == 1:  # Side by side, for intervals over one layer have no width.
+        if len(order) == 1:  # Side by side, so that the lines do not overlap.
             positions += APART * (start - (len(outcomes) - 1) / 2)
         marked = _alone(rows[quantity])
-        marked[start % step :: step] = True  # Not at the same layers as other outcomes, where lines meet.
+        marked[start % step :: step] = True  # Other layers than those of other outcomes, whose lines may overlap.
         marks = np.flatnonzero(marked).tolist()
         label = f"{outcome}, n = {rows['images'].max():.0f}"
         axes.plot(positions, rows[quantity], label=label, markevery=marks, clip_on=False, **look)
@@ -186,7 +186,7 @@ def _draw(axes: Axes, table: pd.DataFrame, quantity: str, order: list[str]) -> N
 
 
 def _stages(layers: pd.DataFrame) -> list[tuple[str, int, int]]:
-    """Return runs of layers of one top-level module: its name, its first layer and the one after its last."""
+    """Return the stages, runs of layers in one top-level module: name, first layer, and the one after the last."""
     stages, start = [], 0
     for name, run in itertools.groupby(layers["layer"], lambda layer: layer.partition(".")[0]):
         stop = start + len(list(run))

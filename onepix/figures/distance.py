@@ -17,16 +17,16 @@ from onepix.figures import style
 LEFT, RIGHT, FOOT = 0.42, 0.1, 0.36  # Margins around the plot, in inches.
 WIDTH, HEIGHT = style.SINGLE - LEFT - RIGHT, 1.7  # Of the plot, in inches.
 BAND = 0.2  # Opacity.
-ENTRY_GAP, HANDLE = 0.05, 0.3  # Between the legend's entries, and the width that their symbols take, in inches.
-MARKS = 10  # Markers a line, about.
+ENTRY_GAP, HANDLE = 0.05, 0.3  # Between entries of the legend, and width of their symbols, in inches.
+MARKS = 10  # Markers per line, about.
 COLOURS = (style.VERMILLION, style.BLUE, style.GREEN, style.SKY_BLUE)
 CHANCE = {"linestyle": "--", "linewidth": 0.8, "markerfacecolor": "white"}
-MARKERS = ("o", "s", "^", "D", "v", "X", "P")  # 4 and 7 share no factor: 28 looks.
+MARKERS = ("o", "s", "^", "D", "v", "X", "P")  # 4 and 7 have no common factor: 28 combinations.
 
 
 @style.paper_style()
 def distance_profile(profiles: Mapping[str, pd.DataFrame], confidence: float = 0.95) -> Figure:
-    """Draw how often a pixel change still flips the class when it moves, by how far it moves: a line a network.
+    """Draw how often a moved pixel change still flips the class, by distance: one line per network.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def _draw(axes: Axes, profile: pd.DataFrame, index: int, networks: int) -> None:
     distance, low, high = rows["distance"], rows["low"], rows["high"]
     look = _look(index)
     every = math.ceil(len(rows) / MARKS)
-    marks = (every * index // networks, every)  # Not at the same distances as other networks, where lines meet.
+    marks = (every * index // networks, every)  # Other distances than those of other networks, whose lines may overlap.
     axes.plot(distance, rows["rate"], markevery=marks, clip_on=False, **look)
     axes.plot(distance, rows["chance"], markevery=marks, clip_on=False, **look | CHANCE)
     axes.fill_between(distance, low, high, color=look["color"], alpha=BAND, linewidth=0)
@@ -85,7 +85,7 @@ def _draw(axes: Axes, profile: pd.DataFrame, index: int, networks: int) -> None:
 
 
 def _look(index: int) -> dict[str, Any]:
-    """Return a network's colour and marker; in grey, the marker still tells it from the others."""
+    """Return a network's colour and marker; in grey print, the marker still identifies it."""
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 

@@ -34,7 +34,7 @@ FRAME_LABEL = "frame: the attacked pixel and its neighbours"
 
 @dataclasses.dataclass(frozen=True)
 class PositionMap:
-    """What one pixel change does at each position of an image.
+    """The effect of one pixel change at each position of an image.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class PositionMap:
 
 @style.paper_style()
 def position_maps(entries: Sequence[PositionMap], title: str, targeted: bool = False) -> Figure:
-    """Draw position maps: a column an image, above the image with a ring at the attacked pixel, below its map.
+    """Draw position maps: one column per image, with the image above (a ring marks the pixel) and its map below.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def position_maps(entries: Sequence[PositionMap], title: str, targeted: bool = F
     title : str
         Above all panels.
     targeted : bool
-        Whether the margins are those of targets, and flips those to targets.
+        Whether margins and flips are those of a targeted attack.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def position_maps(entries: Sequence[PositionMap], title: str, targeted: bool = F
     if not 1 <= len(entries) <= MOST_ENTRIES:
         raise OnepixError(f"position maps: a figure holds 1 to {MOST_ENTRIES} images, got {len(entries)}")
     span = max(float(np.abs(entry.margin).max()) for entry in entries) or 1.0
-    # Most margins are far from 0, the interesting ones near it: hence a scale that is finest there.
+    # Most margins are far from 0, but those near 0 matter: the scale is finest there.
     colours = ScalarMappable(AsinhNorm(span / 10, -span, span), matplotlib.colormaps["RdBu"])
     bar = panels.ColourBar(
         colours, (TARGETED_LABEL if targeted else MARGIN_LABEL) + FRAME_LABEL, _ticks(span), extend="neither"
@@ -109,16 +109,16 @@ def position_maps(entries: Sequence[PositionMap], title: str, targeted: bool = F
 
 @style.paper_style()
 def locality_chart(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
-    """Draw how often the class still flips when the pixel change moves: a group of bars a network.
+    """Draw how often a moved pixel change still flips the class: one group of bars per network.
 
-    The bars lie, so that names, shares and counts are read without turning the page, however many networks there are.
+    The bars are horizontal, so that all names and numbers are, too, however many networks there are.
 
     Parameters
     ----------
     table : DataFrame
-        A row a bar: dataset, network, attack and change (str; change is "original attack", "neighbours" or "random
-        position"), images (int), rate (share of changes that flip the class), low and high (its interval). Without a
-        rate (NaN) there is no bar, without an interval no line.
+        One row per bar: dataset, network, attack and change (str; change is "original attack", "neighbours" or "random
+        position"), images (int), rate (proportion of changes that flip the class), low and high (its interval).
+        Without a rate (NaN) there is no bar, without an interval no line.
     confidence : float
         Level of the intervals, named under the chart.
 
@@ -159,7 +159,7 @@ def locality_chart(table: pd.DataFrame, confidence: float = 0.95) -> Figure:
 
 
 def _draw_bars(axes: Axes, rows: pd.DataFrame, positions: npt.NDArray[np.floating]) -> None:
-    """Draw bars, intervals and their values, at heights in inches."""
+    """Draw bars, intervals and their values; positions are heights in inches."""
     percent = 100 * rows[["rate", "low", "high"]].to_numpy(float)
     colours = [CHANGES[change] for change in rows["change"]]
     known = ~np.isnan(percent[:, 0])
@@ -197,7 +197,7 @@ def _left_edges(flips: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 
 
 def _frame_neighbours(panel: Axes, entry: PositionMap) -> None:
-    """Dot the attacked pixel and frame it with its neighbours, as far as the image goes."""
+    """Mark the attacked pixel with a dot, and draw a frame around it and its neighbours inside the image."""
     height, width = entry.flips.shape
     top, bottom = max(entry.row - 1, 0), min(entry.row + 1, height - 1)
     left, right = max(entry.column - 1, 0), min(entry.column + 1, width - 1)

@@ -30,7 +30,7 @@ class LayerMap:
         Of the layer.
     values : ndarray
         Float, shape (y, x), 1 × 1 for a layer without space: |difference| in units of the maximum of the layer's
-        original feature map. NaN, where that maximum is 0, is drawn grey.
+        original feature map. NaN (that maximum is 0) is drawn grey.
     """
 
     name: str
@@ -50,7 +50,7 @@ def strip(
 ) -> Figure:
     """Draw an image, the attacked image, and the propagation map of each layer.
 
-    Up to 8 panels stand in a row, 10 where there are more than 56. About 75 layers fill a page of 9 inches; more make
+    A row has up to 8 panels, or 10 if there are more than 56. About 75 layers fill a page of 9 inches; more layers make
     a taller figure.
 
     Parameters
@@ -64,10 +64,10 @@ def strip(
     title : str
         Above all panels.
     original_caption, attacked_caption : str
-        What the network says, such as "cat 98 %".
+        Prediction of the network, such as "cat 98 %".
     colour_map : str
         A Matplotlib colour map. It runs from 0 to 1, the maximum of the layer's original feature map; the colour
-        bar's tip stands for values above 1, and each map's own maximum is in its caption.
+        bar's tip means values above 1, and each map's own maximum is in its caption.
 
     Raises
     ------
@@ -123,8 +123,8 @@ def aligned(layers: Sequence[LayerMap], title: str, colour_map: str) -> Figure:
     ----------
     layers : sequence of LayerMap
         At least one, in network order; maps averaged over images after shifting each so that the attacked pixel is in
-        the middle; height and width are odd. NaN, where too few images have a position, is drawn grey, and maxima leave
-        it out.
+        the middle; height and width are odd. NaN (too few images have the position) is drawn grey, and maxima
+        ignore it.
     title : str
         Above all panels.
     colour_map : str
@@ -133,7 +133,7 @@ def aligned(layers: Sequence[LayerMap], title: str, colour_map: str) -> Figure:
     Returns
     -------
     Figure
-        A cross, open so that it hides nothing near, marks the attacked pixel in each map of more than one position.
+        A cross with an open middle marks the attacked pixel in each map with more than one position.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def _sheet(
 
 
 def _caption(layer: LayerMap, larger: np.ufunc = np.maximum) -> str:
-    """Return a layer's name, size and maximum; `larger` says whether NaN is left out of that (fmax)."""
+    """Return a layer's name, size and maximum; with `larger=np.fmax`, the maximum ignores NaN."""
     height, width = layer.values.shape
     if layer.values.size == 1:
         return f"{layer.name}\n1×1"

@@ -56,11 +56,11 @@ def sheet(
     title : str
         Above all panels.
     captions : sequence of str
-        One a panel, above it; long ones are broken into lines.
+        One per panel, above it; long captions are broken into lines.
     shapes : sequence of (int, int)
         Height and width of what a panel shows; a 1 × 1 map gets a smaller panel.
     columns : int
-        Panels a row.
+        Panels per row.
     width : float
         Of the figure, in inches.
     bar : ColourBar

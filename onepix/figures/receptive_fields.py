@@ -1,4 +1,4 @@
-"""How wide the vulnerable neighbourhood is, against the receptive fields of a network's layers."""
+"""Compares the width of the vulnerable neighbourhood with the receptive fields of a network's layers."""
 
 import dataclasses
 import math
@@ -20,12 +20,12 @@ LEFT, RIGHT, FOOT = 0.46, 0.08, 0.14  # Margins around all panels, in inches.
 GAP = 0.14  # Between panels, and between the legend and the panels, in inches.
 HEIGHT = 1.2  # Of a panel, in inches.
 TICK = 0.07  # From a panel to the names of its layers, in inches.
-LEGEND_LINE, LEGEND_COLUMNS = 0.13, 3  # Height in inches, and entries a line.
+LEGEND_LINE, LEGEND_COLUMNS = 0.13, 3  # Height in inches, and entries per line.
 COLUMNS = 4  # At most.
 PITCH = 0.13  # Least distance of two layers' names, in inches.
 LONGEST = 0.78  # Length that a layer's name may take under a panel, in inches.
 MOST_TICKS = 9
-MARKER = 1.8  # Largest diameter of a layer's marker, in points; many layers have smaller ones, that do not touch.
+MARKER = 1.8  # Largest diameter of a layer's marker, in points; with many layers, markers are smaller.
 BAND = 0.25  # Opacity.
 UNKNOWN = (math.nan, math.nan, math.nan)
 
@@ -44,7 +44,7 @@ FIRST: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Panel:
-    """One network: its layers in order, its neighbourhood's width with bounds, the first layer wider than that."""
+    """One network: its layers in order, the width of its neighbourhood with bounds, the first layer wider than that."""
 
     name: str
     layers: pd.DataFrame
@@ -67,8 +67,8 @@ def receptive_fields(
     Parameters
     ----------
     tables : mapping
-        Network to a row a layer: depth (int), layer (str), operator (str), theoretical and effective (float): the
-        sides of its fields in pixels. A theoretical one that is NaN is the whole image; an effective one may be NaN.
+        Network to one row per layer: depth (int), layer (str), operator (str), theoretical and effective (float): sides
+        of its fields in pixels. A theoretical NaN means the whole image; an effective side may be NaN.
     lengths : mapping
         Network to the distance in pixels at which the excess flip probability has fallen to half, and its bounds; each
         may be NaN, and networks may be absent. The neighbourhood reaches that far to all sides of the attacked pixel,
@@ -81,8 +81,8 @@ def receptive_fields(
     Returns
     -------
     Figure
-        Two journal columns wide; a panel a network, all on one logarithmic scale. A ring marks the first layer whose
-        effective field is wider than the neighbourhood. A message if no network has a layer.
+        Two journal columns wide; one panel per network, all on one logarithmic scale. A ring marks the first layer
+        whose effective field is wider than the neighbourhood. A message if no network has a layer.
     """
     drawn = {network: table for network, table in tables.items() if len(table)}
     if not drawn:
@@ -137,7 +137,7 @@ def _rounded(pixels: float) -> str:
 
 
 def _shortened(name: str) -> str:
-    """Return a layer's name, or as much of its end as there is room for."""
+    """Return a layer's name, or as much of its end as fits."""
     short = name
     while len(name) > 1 and style.width_of(short, style.SMALL) > LONGEST:
         name = name[1:]

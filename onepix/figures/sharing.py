@@ -1,4 +1,4 @@
-"""How far networks share their weakness: two matrices, a row and a column a network."""
+"""How far networks share their weakness: two matrices, with one row and one column per network."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ BAR, BAR_FOOT, LONGEST_BAR = 0.08, 0.38, 2.0  # Heights of a colour bar, and of 
 LARGEST = 0.7  # Side of a cell, in inches.
 INSET = 0.01  # Between a cell's side and its text, in inches.
 NAME_STEP, LONGEST_NAME = 0.05, 1.5  # In inches.
-FULL, COUNTED, PAIRED, BARE = 3, 2, 1, 0  # How much a cell tells: all; no interval; the two values; only its value.
+FULL, COUNTED, PAIRED, BARE = 3, 2, 1, 0  # How much a cell shows: all; no interval; the two values; only its value.
 BORDER = 1.0  # Between cells, in points.
 UNKNOWN = "#EEEEEE"
 
@@ -30,20 +30,20 @@ Line = tuple[str, float]  # A line of text, and its size in points.
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """What a matrix shows.
+    """The columns and texts of a matrix.
 
     Attributes
     ----------
     value, other, count : str
-        Columns of the table: the value that the colour shows, the one to hold it against, and the size of the sample.
+        Columns of the table: the value that the colour shows, the one to compare it with, and the size of the sample.
     heading : str
         Above the matrix.
     name, explained : str
-        What the two values are.
+        Names of the two values.
     rows, columns : str
-        What the networks are to each other.
+        Roles of the networks.
     symmetric : bool
-        Whether the upper triangle would repeat the lower one, and is left out.
+        Whether the upper triangle is left out, because it would repeat the lower one.
     """
 
     value: str
@@ -85,14 +85,14 @@ MATRICES = (
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a matrix tells of a pair of networks.
+    """What a matrix shows for a pair of networks.
 
     Attributes
     ----------
     row, column : int
         Where.
     value, low, high, other : float
-        Shares: the value that the colour shows, its interval, and the one to hold it against; NaN where unknown.
+        Proportions: the value that the colour shows, its interval, and the one to compare it with; NaN if unknown.
     count : float
         Size of the sample.
     """
@@ -138,7 +138,7 @@ class Grid:
 
     @property
     def turned(self) -> bool:
-        """Whether the columns' names must stand upright."""
+        """Whether the names of the columns must be rotated."""
         return self.width > self.cell - PAD
 
     @property
@@ -154,7 +154,7 @@ def sharing(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure
     Parameters
     ----------
     table : DataFrame
-        Of `onepix.analysis.sharing.sharing_table`: a row an ordered pair of networks.
+        Of `onepix.analysis.sharing.sharing_table`: one row per ordered pair of networks.
     title : str
         Above both matrices.
     confidence : float
@@ -163,9 +163,9 @@ def sharing(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure
     Returns
     -------
     Figure
-        Two journal columns wide. Left the transfer rates, a row an attacked network and a column another one; right the
-        Jaccard indices, each pair of networks once. The fewer the networks, the more a cell tells. A message if nothing
-        is known of any pair.
+        Two journal columns wide. On the left, transfer rates: rows are attacked networks, columns the others. On the
+        right, Jaccard indices: each pair of networks once. With fewer networks, a cell shows more. A message if nothing
+        is known about any pair.
     """
     if table[["transfer", "jaccard"]].isna().all(axis=None):
         return style.message_figure(f"{title}: no two networks with a success or a vulnerable position to compare")
@@ -189,7 +189,7 @@ def sharing(table: pd.DataFrame, title: str, confidence: float = 0.95) -> Figure
 
 
 def _grid(networks: list[str]) -> Grid:
-    """Give the names as much room as leaves words whole and makes none higher than a cell."""
+    """Choose a width for the names that breaks no word and makes no name higher than a cell."""
     longest = max(style.width_of(piece, style.SMALL) for name in networks for piece in style.PIECES.findall(name))
     for width in np.arange(min(longest + NAME_STEP, LONGEST_NAME), LONGEST_NAME + NAME_STEP, NAME_STEP):
         grid = Grid(tuple(style.wrapped(name, style.SMALL, width) for name in networks), LARGEST)
@@ -208,7 +208,7 @@ def _cells(table: pd.DataFrame, networks: list[str], matrix: Matrix) -> list[Cel
 
 
 def _detail(matrices: Sequence[Sequence[Cell]], side: float) -> int:
-    """Return how much every cell can tell within its side."""
+    """Return how much text fits into every cell."""
     for detail in (FULL, COUNTED, PAIRED):
         pairs = zip(MATRICES, matrices, strict=True)
         if all(_fits(_lines(cell, matrix, detail), side - 2 * INSET) for matrix, cells in pairs for cell in cells):
@@ -245,7 +245,7 @@ def _percent(proportion: float) -> str:
 
 
 def _note(matrix: Matrix, cells: Sequence[Cell], detail: int, confidence: float) -> str:
-    """Explain what a cell tells."""
+    """Explain what a cell shows."""
     parts = [f"{matrix.name} (%)"]
     if detail == FULL and not all(np.isnan(cell.low) for cell in cells):
         parts.append(f"its {100 * confidence:g} % interval")
@@ -292,7 +292,7 @@ def _write(axes: Axes, at: tuple[int, int], lines: list[Line], ink: str) -> None
 
 
 def _name(axes: Axes, grid: Grid, matrix: Matrix) -> None:
-    """Name the networks, and what they are to each other, and part their cells."""
+    """Write the networks' names and roles, and draw lines between cells."""
     positions = np.arange(len(grid.names))
     axes.set_xticks(positions, grid.names, rotation=90 if grid.turned else 0)
     axes.set_yticks(positions, grid.names)

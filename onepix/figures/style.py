@@ -1,4 +1,4 @@
-"""How figures look and how they are written: at print size, colour-blind safe, byte for byte the same each time."""
+"""How figures look and how they are written: at print size, safe for colour-blind readers, byte-identical."""
 
 import contextlib
 import re
@@ -53,7 +53,7 @@ PAPER = {
     "text.parse_math": False,  # A class name may hold a dollar sign.
     "pdf.fonttype": 42,  # Journals refuse the default, Type 3.
 }
-# A place where a line may break: after a space, and after . _ / - within a name, but not within a decimal number.
+# A line may break here: after a space, and after . _ / - within a name, but not within a decimal number.
 PIECES = re.compile(r".+?(?:[ _/-]+|\.(?!\d)|(?<!\d)\.|$)")
 
 
@@ -77,9 +77,9 @@ def save(figure: Figure, stem: Path, dpi: int, formats: Collection[str] = ("png"
     stem : Path
         The files' path without `.png` and `.pdf`; dots in it are kept.
     dpi : int
-        Dots an inch. In the PDF, images have at least 600, for a viewer cannot enlarge them sharply.
+        Dots per inch. In the PDF, images have at least 600, so that they stay sharp when enlarged.
     formats : collection of str
-        Which of the two are wanted.
+        Which of the two to write.
     """
     known = {"png": (dpi, "Software"), "pdf": (max(dpi, 600), "CreationDate")}
     for suffix in formats:
@@ -103,7 +103,7 @@ def colour_map(name: str) -> Colormap:
     Raises
     ------
     OnepixError
-        If there is none of this name.
+        If there is no such colour map.
     """
     if name not in matplotlib.colormaps:
         raise OnepixError(f"figures.colour_map: '{name}' is unknown; {nearest(name, SEQUENTIAL)}")
@@ -116,7 +116,7 @@ def wrapped(text: str, size: float, width: float) -> str:
     Parameters
     ----------
     text : str
-        Its own line breaks are kept; no-break spaces hold words together, and so do numbers and their %.
+        Its own line breaks are kept; no line breaks at a no-break space, or between a number and its %.
     size : float
         Of the font, in points.
     width : float
@@ -141,12 +141,12 @@ def width_of(text: str, size: float) -> float:
 
 
 def height_of(text: str, size: float) -> float:
-    """Return the height that the lines of a text take, in inches; an empty text takes none."""
+    """Return the height of the lines of a text, in inches; 0 for an empty text."""
     return (text.count("\n") + 1) * 1.25 * size / 72 if text else 0.0
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Add axes; the numbers are inches, the top's counted from the figure's top."""
+    """Add axes; all numbers are inches, and `top` is measured from the top of the figure."""
     whole_width, whole_height = figure.get_size_inches()
     bottom = whole_height - top - height
     box = (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
@@ -154,7 +154,7 @@ def add_axes(figure: Figure, left: float, top: float, width: float, height: floa
 
 
 def add_text(figure: Figure, left: float, top: float, text: str, size: float) -> None:
-    """Write text; the numbers are inches, the top's counted from the figure's top."""
+    """Write text; `left` and `top` are inches, and `top` is measured from the top of the figure."""
     whole_width, whole_height = figure.get_size_inches()
     figure.text(left / whole_width, 1 - top / whole_height, text, size=size, va="top")
 
@@ -172,15 +172,14 @@ def layer_names(layers: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     layers : DataFrame
-        A row a layer: layer, operator (str). A name that is only a number in its module says nothing without the
-        operator.
+        One row per layer: layer, operator (str). A name that ends in a number alone gets its operator.
     """
     pairs = zip(layers["layer"], layers["operator"], strict=True)
     return [f"{layer} {operator}" if layer.rpartition(".")[2].isdigit() else layer for layer, operator in pairs]
 
 
 def ink(shade: npt.NDArray[np.floating]) -> str:
-    """Return black or white, whichever stands out more from a shade (red, green, blue from 0 to 1).
+    """Return black or white, whichever contrasts more with a shade (red, green, blue from 0 to 1).
 
     Notes
     -----

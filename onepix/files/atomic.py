@@ -1,4 +1,4 @@
-"""Files written whole: under a temporary name, renamed when done, whatever kills the writer."""
+"""Writes files whole or not at all: under a temporary name, renamed when done, even if the writer is killed."""
 
 import contextlib
 import errno
@@ -14,28 +14,28 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a disk answers without naming the file
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # errors of a disk that do not name the file
 
 
-UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems without locks
+UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # errors of file systems without locks
 
 
-TAKEN = (errno.ENOENT, errno.ESTALE, errno.EAGAIN)  # what is gone, or locked
+TAKEN = (errno.ENOENT, errno.ESTALE, errno.EAGAIN)  # errors about a folder that is gone, or locked
 
 
-ATTEMPTS = 1000  # at a temporary folder that nobody takes
+ATTEMPTS = 1000  # to make a temporary folder that no other process removes
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` if the block ends well.
+    """Give a temporary path next to `path`; rename it to `path` if the block ends without an error.
 
-    A kill, an error or a full disk leaves `path` as it was. Works for a file and for a folder.
+    After a kill, an error or a full disk, `path` is as it was before. Works for files and folders.
 
     Raises
     ------
     OSError
-        Of the disk, by the name of `path`.
+        An error of the disk; it names `path`.
     """
     holder: Path | None = None
     lock: int | None = None
@@ -65,15 +65,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _signals_put_off() -> Iterator[None]:
-    """Put Ctrl-C and SIGTERM off to the end of the block: half way, their exceptions would leave a folder behind."""
-    if threading.current_thread() is not threading.main_thread():  # no other is interrupted by them
+    """Delay Ctrl-C and SIGTERM to the end of the block: inside it, their exceptions would leave a folder behind."""
+    if threading.current_thread() is not threading.main_thread():  # signals interrupt only the main thread
         yield
         return
     arrived: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: arrived.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not None  # not Python's, so that it could not be put back
+        if signal.getsignal(number) is not None  # else it is not Python's handler, and could not be restored
     }
     try:
         yield
@@ -85,20 +85,20 @@ def _signals_put_off() -> Iterator[None]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary folders of `path` whose writers were killed; where that cannot be told, they stay.
+    """Remove temporary folders of `path` whose writers were killed; if that is not certain, they stay.
 
-    A writer holds a lock in its folder as long as it lives. Locks of other machines are not trusted: not every shared
-    file system passes them on.
+    A writer holds a lock in its folder as long as it lives. Locks of other machines are ignored: not every shared file
+    system shows them.
     """
     for holder in path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}/"):
         with contextlib.suppress(OSError):
-            holder.rmdir()  # its writer, if it lives, makes another
+            holder.rmdir()  # empty: if its writer lives, it makes another one
         with contextlib.suppress(OSError):  # there is no lock, or it is held
             _discard(holder, _lock(holder, create=False))
 
 
 def _locked_holder(path: Path) -> tuple[Path, int | None]:
-    """Make a temporary folder beside `path`, and lock it, where that can be done."""
+    """Make a temporary folder next to `path`, and lock it if the file system has locks."""
     for attempt in itertools.count():
         holder = None
         try:
@@ -110,14 +110,14 @@ def _locked_holder(path: Path) -> tuple[Path, int | None]:
                 return holder, None
             if holder:
                 _discard(holder, None)
-            # Another process took the folder, not locked yet, for a leftover; or removed its parent, which was empty.
+            # Before the lock, another process removed the folder as a leftover, or its empty parent.
             if error.errno not in TAKEN or attempt == ATTEMPTS:
                 raise
     raise AssertionError
 
 
 def _lock(holder: Path, create: bool) -> int:
-    """Lock a temporary folder; return what is to be closed. An OSError tells that it is gone, or held."""
+    """Lock a temporary folder and return the descriptor to close; an OSError means that it is gone, or locked."""
     if sys.platform == "win32":
         raise OSError(errno.ENOLCK, "no such locks")
     import fcntl
@@ -134,14 +134,14 @@ def _lock(holder: Path, create: bool) -> int:
 
 
 def _discard(holder: Path, lock: int | None) -> None:
-    """Remove a temporary folder; its lock last, since nobody could tell what the rest is without."""
+    """Remove a temporary folder; the lock goes last, since without it the rest would not look like a leftover."""
     for part in holder.glob("[!.]*"):
         shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(holder, ignore_errors=True)
     if lock is not None:
         os.close(lock)
     with contextlib.suppress(OSError):
-        holder.rmdir()  # on NFS, the open lock was left in it under another name
+        holder.rmdir()  # on NFS, the open lock had stayed in it under another name
 
 
 def files_in(path: Path) -> list[Path]:
@@ -152,6 +152,6 @@ def files_in(path: Path) -> list[Path]:
 
 
 def _sync(file: Path) -> None:
-    """Force a file to the disk, so that a full disk shows now and not after the rename."""
+    """Write a file to the disk now, so that a full disk shows before the rename and not after it."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())

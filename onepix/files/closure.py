@@ -1,4 +1,4 @@
-"""What a result depends on: the modules of the library that a module imports, directly and through others."""
+"""What a result depends on: the modules of onepix that its job's module imports, directly or through others."""
 
 import ast
 import functools
@@ -9,10 +9,10 @@ import onepix
 
 
 def closure(module: str) -> list[Path]:
-    """Return the files of a module of onepix and of all modules of onepix that it imports, itself or through others.
+    """Return the files of a module of onepix, and of all modules of onepix that it imports, directly or through others.
 
-    Imports inside functions count, those for types only (`if TYPE_CHECKING:`) do not. The packages that hold a module
-    belong to it, since importing it runs them. The library is looked for where `onepix.__file__` says.
+    Imports inside functions count; imports for types only (`if TYPE_CHECKING:`) do not. The `__init__` of each package
+    around a module counts, since importing the module runs it. The library is where `onepix.__file__` says.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def closure(module: str) -> list[Path]:
 
 
 def _files(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the files that importing a dotted name runs; its last part may be something defined in a module."""
+    """Yield the files that run when a dotted name is imported; its last part may be defined in a module."""
     parts = name.split(".")[1:]
     yield folder / "__init__.py"
     for depth in range(1, len(parts) + 1):
@@ -49,7 +49,7 @@ def _files(folder: Path, name: str) -> Iterator[Path]:
 
 @functools.cache
 def _imported(folder: Path, file: Path, _modified: int, _size: int) -> frozenset[Path]:
-    """Return the files that the imports of a file run; it is parsed anew once it has been edited."""
+    """Return the files that run through the imports of a file; after an edit, the file is parsed again."""
     names: set[str] = set()
     for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -61,7 +61,7 @@ def _imported(folder: Path, file: Path, _modified: int, _size: int) -> frozenset
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk through a tree, but not into what only a type checker reads."""
+    """Walk through a tree, except the parts that only a type checker reads."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for otherwise in child.orelse:

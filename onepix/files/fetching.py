@@ -1,4 +1,4 @@
-"""Files from any web address: checked by SHA-256, kept in a cache that all runs share."""
+"""Files from the web: checked by SHA-256, and kept in a cache that all studies share."""
 
 import functools
 import itertools
@@ -19,23 +19,23 @@ from onepix.files.manifests import digest
 from onepix.files.patience import STALLED, patiently
 from onepix.progress import progress_bar
 
-CONNECTING = 20.0  # seconds after which a silent host is given up
-CHUNK = 1 << 16  # bytes read at a time: what a kill can cost
-LONGEST = 200  # bytes of a file name; file systems allow 255, and the part and the lock have longer ones
-LINE = 1000  # characters of what a server says that are shown
+CONNECTING = 20.0  # seconds to wait for a host that does not answer
+CHUNK = 1 << 16  # bytes read at a time; a kill loses no more
+LONGEST = 200  # bytes of a file name; file systems allow 255, and names of part and lock are longer
+LINE = 1000  # characters shown of a server's message
 PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)  # these 4xx are tried again
 HASH = re.compile(r"[0-9a-f]{8,64}")
 CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-(?P<end>\d+)/(?P<total>\d+|\*)")
 
 
 def cache_folder() -> Path:
-    """Return the folder with all fetched files: $ONEPIX_CACHE, or the system's place for a user's caches."""
+    """Return the folder with all fetched files: $ONEPIX_CACHE, or the system's folder for a user's caches."""
     folder = os.environ.get("ONEPIX_CACHE")
     return Path(folder).expanduser() if folder else platformdirs.user_cache_path("onepix")
 
 
 def cached_path(url: str, sha256: str) -> Path:
-    """Return where the file of an address lies in the cache, or would lie; a user may put it there by hand.
+    """Return the path of a URL's file in the cache, whether it is there or not; a user may put it there by hand.
 
     Parameters
     ----------
@@ -47,12 +47,12 @@ def cached_path(url: str, sha256: str) -> Path:
     Returns
     -------
     Path
-        The cache's folder / the first 8 digits / the file name in the address, "download" where it has none.
+        Folder of the cache / first 8 digits / file name in the URL, or "download" if it has none.
 
     Raises
     ------
     OnepixError
-        If it is no such address or no such digest.
+        If the URL or the digest is not valid.
     """
     name = re.split(r"[/\\]", unquote(_path_of(url)))[-1]
     safe = "".join("_" if letter in ':*?"<>|' or not letter.isprintable() else letter for letter in name)
@@ -71,7 +71,7 @@ def verify(path: Path, sha256: str) -> str:
     Parameters
     ----------
     path : Path
-        Of a file.
+        The file.
     sha256 : str
         64 hexadecimal digits, or at least their first 8, as `torch.hub` has them in file names.
 
@@ -83,7 +83,7 @@ def verify(path: Path, sha256: str) -> str:
     Raises
     ------
     OnepixError
-        If the file is missing or another one, or if `sha256` is no such digest.
+        If the file is missing or has another SHA-256, or if `sha256` is not valid.
     """
     expected = _expected(sha256)
     if not path.is_file():
@@ -95,9 +95,9 @@ def verify(path: Path, sha256: str) -> str:
 
 
 def fetch(url: str, sha256: str) -> Path:
-    """Return a file of the web from the cache, downloaded if it is not there yet.
+    """Return a file from the web: from the cache, or downloaded into it.
 
-    A download that ends early is continued, now or by the next call. Two jobs that want one file wait for each
+    An interrupted download is continued, now or by the next call. If two jobs want the same file, one waits for the
     other. The file appears in the cache whole and verified, or not at all.
 
     Parameters
@@ -115,7 +115,7 @@ def fetch(url: str, sha256: str) -> Path:
     Raises
     ------
     OnepixError
-        If the file cannot be downloaded or is another one.
+        If the file cannot be downloaded, or has another SHA-256.
     OfflineError
         If it would have to be downloaded, and the environment variable ONEPIX_OFFLINE is set.
     OSError
@@ -129,13 +129,13 @@ def fetch(url: str, sha256: str) -> Path:
     elif not _is_right(path, expected):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
-            if not _is_right(path, expected):  # another job may have fetched it meanwhile
+            if not _is_right(path, expected):  # another job may have fetched it in the meantime
                 _download(url, expected, path)
     return path
 
 
 def _download(url: str, expected: str, path: Path) -> None:
-    """Fetch into the part, verify it, and let it appear."""
+    """Fetch into the part file, verify it, and rename it."""
     part = path.with_name(f".{path.name}.part")
     for is_last in (False, True):
         is_continued = _complete(url, expected, path, part)
@@ -143,16 +143,16 @@ def _download(url: str, expected: str, path: Path) -> None:
         if found.startswith(expected):
             break
         part.unlink()
-        # Two connections may have served two versions of a file; one from a single connection is just wrong.
+        # Two connections may have given parts of two versions; after a single connection, the file itself is wrong.
         if is_last or not is_continued:
             raise OnepixError(f"{url}: {_mismatch(found, expected)}")
-    with part.open("rb") as opened:  # a full disk shows now and not after the rename
+    with part.open("rb") as opened:  # a full disk shows before the rename and not after it
         os.fsync(opened.fileno())
     part.replace(path)
 
 
 def _complete(url: str, expected: str, path: Path, part: Path) -> bool:
-    """Fetch what the part lacks, with patience; tell whether there was a part to continue."""
+    """Fetch the rest of the part file, with retries; tell whether there was a part to continue."""
     try:
         return patiently(functools.partial(_receive, url, expected, part), _may_pass)
     except (requests.RequestException, BrokenBody) as error:
@@ -161,13 +161,13 @@ def _complete(url: str, expected: str, path: Path, part: Path) -> bool:
 
 
 def _receive(url: str, expected: str, part: Path) -> bool:
-    """Ask once for what the part lacks and append it; tell whether there was a part to continue."""
+    """Ask once for the rest of the part file and append it; tell whether there was a part to continue."""
     size = part.stat().st_size if part.exists() else 0
-    # Ranges count the bytes that travel, so these must be the file's own and not compressed ones.
+    # Ranges count transferred bytes, so the transfer must not be compressed.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
     with requests.get(url, headers=headers, stream=True, timeout=(CONNECTING, STALLED)) as response:
         if size and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return True  # the part is whole, or the file is another one now: the digest will tell
+            return True  # the part is complete, or the file has changed: the digest tells
         start, total = _extent(response, size, part)
         chunks = iter(functools.partial(response.raw.read, CHUNK, decode_content=False), b"")
         head = next(chunks, b"")
@@ -186,7 +186,7 @@ def _receive(url: str, expected: str, part: Path) -> bool:
 
 
 def _extent(response: requests.Response, size: int, part: Path) -> tuple[int, int | None]:
-    """Return at which byte of the file the answer starts, and the file's size if the server says it."""
+    """Return at which byte of the file the answer starts, and the file's size if the server tells it."""
     status = response.status_code
     if status == HTTPStatus.OK:
         return 0, response.raw.length_remaining
@@ -195,13 +195,13 @@ def _extent(response: requests.Response, size: int, part: Path) -> tuple[int, in
     named = response.headers.get("Content-Range", "none")
     extent = CONTENT_RANGE.fullmatch(named)
     if extent is None or int(extent["start"]) != size:
-        part.unlink(missing_ok=True)  # so that the next attempt asks for the whole
+        part.unlink(missing_ok=True)  # so that the next attempt asks for the whole file
         raise requests.ConnectionError(f"the server sent the range '{named}', expected 'bytes {size}-…'")
     return size, int(extent["end"]) + 1 if extent["total"] == "*" else int(extent["total"])
 
 
 def _refuse_page(response: requests.Response, head: bytes, expected: str) -> None:
-    """Refuse a page that says, say, that one must log in: no further attempt would bring the file."""
+    """Refuse an HTML page, such as a request to log in: another attempt would not bring the file either."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     beginning = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()  # the first three are UTF-8's byte order mark
     if kind == "text/html" or beginning.startswith((b"<!doctype html", b"<html")):
@@ -218,7 +218,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what the operating system or the server said, without the layers that requests wraps around it."""
+    """Return the message of the operating system or server, without the layers of requests around it."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     said = error.strerror if isinstance(error, OSError) else None
@@ -226,11 +226,11 @@ def _reason(error: BaseException) -> str:
 
 
 def _path_of(url: str) -> str:
-    """Return the path in an address, percent signs and all, once scheme and host are found right."""
+    """Check scheme and host of a URL; return its path, with percent signs as they are."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise OnepixError(f"{url!r}: no web address: {error}") from None
+        raise OnepixError(f"{url!r}: not a web address: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
         raise OnepixError(f"{url!r}: expected an address that starts with http:// or https://")
     return parts.path
@@ -238,7 +238,7 @@ def _path_of(url: str) -> str:
 
 def _expected(sha256: str) -> str:
     if not HASH.fullmatch(sha256.lower()):
-        raise OnepixError(f"{sha256!r}: no SHA-256; expected 64 hexadecimal digits, or at least their first 8")
+        raise OnepixError(f"{sha256!r}: not a SHA-256; expected 64 hexadecimal digits, or at least their first 8")
     return sha256.lower()
 
 

@@ -1,4 +1,4 @@
-"""Where everything of a study lies. Each path is spelled here, once: for a value as for a wildcard of Snakemake."""
+"""The paths of all files of a study. Each is written here once; Snakemake's wildcards can stand in for names."""
 
 import dataclasses
 from collections import defaultdict
@@ -9,38 +9,38 @@ from onepix.errors import OnepixError
 
 Run = tuple[str, str, str]  # dataset, network, attack
 
-# Each stage that a chunk goes through, in order, and what it is made from: a dataset, a network, an earlier stage.
+# The stages of a chunk, in order, and what each is made from: a dataset, a network, an earlier stage.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "attack": ("dataset", "network"),
     "propagation": ("dataset", "network", "attack"),
     "locality": ("dataset", "network", "attack"),
     "controls": ("dataset", "network", "locality"),
 }
-MANIFEST = "manifest.json"  # of a dataset or a network, in a folder of its name
+MANIFEST = "manifest.json"  # of a dataset or a network, in a folder with its name
 FETCHED = {"dataset": "datasets", "network": "networks"}
 FIELDS = "receptive_fields"
-DIGITS = 6  # of an image id in a chunk's name
+DIGITS = 6  # per image id in a chunk's name
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The paths of one study, given its two folders.
 
-    Methods return the path of a manifest where a result has one; its data lie beside it.
+    If a result has a manifest, its method returns the path of that; the data lie next to it.
 
     Attributes
     ----------
     data : Path
-        The folder of what is fetched.
+        The folder of all that is fetched.
     results : Path
-        The folder of what is computed.
+        The folder of all that is computed.
     """
 
     data: Path
     results: Path
 
     def cifar10(self) -> Path:
-        """Return the manifest of CIFAR-10's files, which lie in a folder beside it."""
+        """Return the manifest of CIFAR-10's files, which lie in a folder next to it."""
         return self.data / "cifar10.json"
 
     def downloads(self) -> Path:
@@ -72,7 +72,7 @@ class Layout:
         return self.results / dataset / network / f"{FIELDS}.{ending}"
 
     def transfer(self, run: Run) -> Path:
-        """Return the table of others' successes on the network of a run."""
+        """Return the table of other networks' successes, tried on the network of a run."""
         return self.results.joinpath(*run, "transfer.csv")
 
     def summary(self, run: Run, file: str) -> Path:
@@ -113,7 +113,7 @@ class Layout:
         return sorted([*self.results.glob(f"*/*/{FIELDS}.json"), *chunks])
 
     def chunks(self) -> list["Chunk"]:
-        """Find the chunks on disk, of whatever stage, in order.
+        """Find the chunks on disk, of any stage, in order.
 
         Raises
         ------
@@ -162,14 +162,14 @@ def block(image_id: int, size: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a manifest is of.
+    """The result that a manifest describes.
 
     Attributes
     ----------
     kind : str
         dataset, network, receptive_fields or a stage.
     dataset, network, attack, chunk : str or None
-        Their names, where the result is of one.
+        Names; None where the result does not depend on one.
     """
 
     kind: str
@@ -180,12 +180,12 @@ class Result:
 
 
 def result_of(manifest: Path) -> Result:
-    """Tell what a manifest is of by its path.
+    """Return the result that a manifest describes, by its path.
 
     Raises
     ------
     OnepixError
-        If it is of nothing that is known.
+        If the path is not that of a manifest.
     """
     *_, dataset, network, attack, folder, _ = ("", "", "", "", *manifest.parts)
     for kind, fetched in FETCHED.items():
@@ -204,7 +204,7 @@ def name_of(manifest: Path) -> str:
 
 
 def by_stage(manifests: Iterable[Path]) -> Mapping[str, list[Path]]:
-    """Return manifests of chunks by their stage; of a stage that is missing, none."""
+    """Return manifests of chunks by stage; an empty list for a missing stage."""
     stages = defaultdict(list)
     for manifest in manifests:
         stages[result_of(manifest).kind].append(manifest)
@@ -212,17 +212,17 @@ def by_stage(manifests: Iterable[Path]) -> Mapping[str, list[Path]]:
 
 
 def journal_of(manifest: Path) -> Path:
-    """Return the folder of the journal of a run, by the manifest of one of its chunks at a stage."""
+    """Return the folder of a run's journal, given the manifest of one of its chunks at a stage."""
     return manifest.parents[1] / "journal"
 
 
 def log(rule: str, *names: str) -> Path:
-    """Return the log of a rule's job, by the names that tell it from the rule's other jobs."""
+    """Return the log of a job, by rule and the names that identify the job."""
     return Path("logs", "/".join((rule, *names)) + ".log")
 
 
 def _taken() -> dict[str, set[str]]:
-    """Find the names that results have beside the folders of datasets, and beside those of attacks."""
+    """Return the names of results that lie next to the folders of datasets, and next to those of attacks."""
     here = Layout(Path(), Path())
     beside_datasets = [
         *(here.configuration(ending) for ending in ("html", "yaml")),

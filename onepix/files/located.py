@@ -1,4 +1,4 @@
-"""Files by name: a path, or a place inside an installed Python package."""
+"""Files by name: a path, or a path inside an installed Python package."""
 
 import importlib.util
 from pathlib import Path
@@ -29,5 +29,5 @@ def located(name: str) -> Path:
     except ValueError:  # an empty name
         found = None
     if found is None or not found.submodule_search_locations:
-        raise OnepixError(f"{name}: no package '{package}' is installed; pip install it, or name a path")
+        raise OnepixError(f"{name}: no package '{package}' is installed; install it with pip, or give a path")
     return Path(found.submodule_search_locations[0]) / inside

@@ -1,4 +1,4 @@
-"""Files in and out: written under a temporary name, renamed when whole, checked when read."""
+"""Manifests: what data are, how they were made, and their digest, which is checked when they are read."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from onepix.errors import OnepixError
 from onepix.files.atomic import files_in, replacing
 from onepix.files.closure import closure
 
-FIRST = 1  # version of what was written before manifests stated one
+FIRST = 1  # version of data from before manifests stated one
 LIBRARIES = ("torch", "numpy", "zarr", "xarray", "pyarrow")
 
 
@@ -30,20 +30,20 @@ def digest(path: Path) -> str:
 
 
 def source_digest(module: str) -> str:
-    """Return the SHA-256 of what a module depends on, names and contents: a version does not tell which code ran."""
+    """Return the SHA-256 of names and contents of all that a module depends on: which code ran, exactly."""
     return _names_and_contents(Path(onepix.__file__).parent, closure(module))
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How data are laid out; the module that writes and reads them says it.
+    """The format of stored data; the module that writes and reads them defines it.
 
     Attributes
     ----------
     name : str
-        What they are, in the plural, as messages put it.
+        What the data are, in the plural, for messages.
     version : int
-        Another one where data that were written before cannot be read as those written now.
+        Raised when older data can no longer be read in the same way.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Format:
 
 
 def described(data: Path, layout: Format | None = None) -> dict[str, Any]:
-    """Return what a manifest says of data: name, digest, and how they are laid out."""
+    """Return what a manifest says about data: name, digest, and format."""
     stated = {"format": layout.name, "version": layout.version} if layout else {}
     return {"data": data.name, "sha256": digest(data), **stated}
 
@@ -59,20 +59,20 @@ def described(data: Path, layout: Format | None = None) -> dict[str, Any]:
 def write_manifest(
     path: Path, data: Path, settings: Mapping[str, Any], module: str, layout: Format | None = None, **facts: Any
 ) -> None:
-    """Write the JSON that says a chunk's data are whole; the data must lie beside it already.
+    """Write a manifest, which says that data are complete; the data must lie next to it already.
 
     Parameters
     ----------
     path : Path
-        Of the manifest.
+        The manifest.
     data : Path
         A file or folder in the same folder.
     settings : mapping
-        What the job was told.
+        The settings of the job.
     module : str
-        The job's: its digest, and that of all that it imports, tells which code made the data.
+        The job's module: the digest of its code, and of all code that it imports, shows which code made the data.
     layout : Format, optional
-        Of the data.
+        Format of the data.
     **facts
         Anything else worth knowing: image ids, device, digests of inputs.
     """
@@ -93,7 +93,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises
     ------
     OnepixError
-        If it is missing or no manifest.
+        If it is missing or not a manifest.
     """
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
@@ -106,21 +106,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def is_current(manifest: Mapping[str, Any], layout: Format) -> bool:
-    """Tell whether data are of the version of a format that is read now, by what their manifest says of them."""
+    """Tell, by a manifest, whether data have the version of a format that is read now."""
     return bool(manifest.get("version", FIRST) == layout.version)
 
 
 def checked_data(manifest_path: Path, layout: Format | None = None, part: str | None = None) -> Path:
-    """Return the path of a manifest's data, or of a further part of them, after comparing version and digest.
+    """Return the path of a manifest's data, or of a part of them, after comparing version and digest.
 
     Parameters
     ----------
     manifest_path : Path
-        Of the manifest.
+        The manifest.
     layout : Format, optional
-        What the data are read as; default: of no version.
+        Expected format; default: the version is not compared.
     part : str, optional
-        A key of the manifest under which it describes further data.
+        A key of the manifest that describes further data.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def checked_data(manifest_path: Path, layout: Format | None = None, part: str | 
         found = manifest.get("version", FIRST)
         raise OnepixError(
             f"{manifest_path}: {layout.name} of version {found}, expected version {layout.version}; "
-            f"snakemake --force {manifest_path} makes them anew"
+            f"snakemake --force {manifest_path} makes them again"
         )
     data: Path = manifest_path.parent / manifest["data"]
     mend = f"delete {manifest_path} and run the workflow again to remake them"
@@ -150,7 +150,7 @@ def checked_data(manifest_path: Path, layout: Format | None = None, part: str | 
 
 @functools.cache
 def versions() -> Mapping[str, str]:
-    """Return the versions of what computes; of CUDA, what torch was built with, if it was."""
+    """Return the versions of libraries, and of the CUDA that torch was built with, if any."""
     found = {name: version(name) for name in LIBRARIES}
     torch = importlib.util.find_spec("torch")  # not imported: that takes seconds
     assert torch is not None

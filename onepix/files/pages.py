@@ -4,7 +4,7 @@ from pathlib import Path
 
 from onepix.files.atomic import replacing
 
-# A page shows text of the user's, and of others' files: the policy forbids scripts, should any of it pass for one.
+# A page shows text from other people's files; the policy forbids scripts, in case such text looks like one.
 PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
@@ -20,6 +20,6 @@ vertical-align: top }} details {{ min-width: 8em }}
 
 
 def write_page(beside: Path, title: str, body: str) -> None:
-    """Write a page beside another file, under its name; `body` is HTML."""
+    """Write a page next to another file, with the same name and .html; `body` is HTML."""
     with replacing(beside.with_suffix(".html")) as temporary:
         temporary.write_text(PAGE.format(title=title, body=body), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Patience with the web, the same whatever is fetched: how often, after which wait, when a connection is given up."""
+"""The one policy for retries: how many attempts, how long to wait, when to give up a connection."""
 
 import contextlib
 import logging
@@ -13,26 +13,26 @@ from onepix.errors import OnepixError
 
 ATTEMPTS = 4
 WAIT = tenacity.wait_exponential(multiplier=2)  # 2 s, 4 s, then 8 s
-STALLED = 60.0  # seconds without a byte after which a connection is given up
+STALLED = 60.0  # seconds without a byte before a connection is given up
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 def not_the_users(error: BaseException) -> bool:
-    """Tell whether a failure is none that the user must mend."""
+    """Tell whether an error is not a mistake of the user, so that another attempt may help."""
     return isinstance(error, Exception) and not isinstance(error, OnepixError)
 
 
 def patiently(attempt: Callable[[], T], may_pass: Callable[[BaseException], bool] = not_the_users) -> T:
-    """Return what an attempt brings; after a failure it is made anew, `ATTEMPTS` times in all.
+    """Return the result of an attempt; after a failure try again, `ATTEMPTS` times in all.
 
     Parameters
     ----------
     attempt : callable
-        Takes nothing.
+        Has no parameters.
     may_pass : callable
-        Tells of an error whether another attempt may succeed. Any other error is raised at once, and this one
+        Tells whether another attempt may succeed after an error. If not, the error is raised at once; otherwise
         after the last attempt.
     """
     retrying = tenacity.Retrying(
@@ -46,14 +46,14 @@ def patiently(attempt: Callable[[], T], may_pass: Callable[[BaseException], bool
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says, in one line."""
+    """Return the message of an error, in one line."""
     kind = "" if isinstance(error, OnepixError) else f"{type(error).__name__}: "
     return textwrap.shorten(kind + str(error), 300, placeholder=" …")
 
 
 @contextlib.contextmanager
 def stall_limit() -> Iterator[None]:
-    """Give up connections that stall: torchvision sets no limit, and would wait for ever."""
+    """Give up connections that stall: torchvision sets no limit, and would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALLED)
     try:

@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
 
 def write_records(records: pd.DataFrame, path: Path) -> None:
     """Write attack records as Parquet."""
-    # Where no image was attacked, pandas takes columns of lists for numbers.
+    # If no image was attacked, pandas would take columns of lists for numbers.
     records = records.astype({field.name: object for field in SCHEMA if pa.types.is_list(field.type)})
     table = pa.Table.from_pandas(records, schema=SCHEMA, preserve_index=False)
     with replacing(path) as temporary:
@@ -54,7 +54,7 @@ def write_records(records: pd.DataFrame, path: Path) -> None:
 def read_records(paths: Sequence[Path]) -> pd.DataFrame:
     """Read attack records of several chunks as one table, ordered by image id and target.
 
-    Nullable columns are pandas' nullable types; `eligible` is bool.
+    Columns that may be null have pandas' nullable types; `eligible` is bool.
     """
     nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     table = pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in paths])
@@ -63,22 +63,22 @@ def read_records(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def stored_records(manifests: Iterable[Path]) -> pd.DataFrame:
-    """Read the attack records of chunks by their manifests, as `read_records` does; errors as in `checked_data`."""
+    """Read the attack records of chunks, given their manifests, as `read_records` does; errors as in `checked_data`."""
     return read_records([checked_data(manifest, RECORDS) for manifest in manifests])
 
 
 def successes(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the records of attacks that reached their goal; of images that were not attacked, success is null."""
+    """Return the records of attacks that reached their goal; for images that were not attacked, success is null."""
     return records[records["success"].fillna(False).astype(bool)]
 
 
 def one_pixel_successes(records: pd.DataFrame, where: Path, purpose: str) -> pd.DataFrame:
-    """Return the records of attacks that reached their goal by one pixel.
+    """Return the records of attacks that reached their goal, all of which changed one pixel.
 
     Raises
     ------
     OnepixError
-        If one of them changed several pixels; the line starts with `where` and ends with the `purpose`.
+        If one of them changed several pixels; the message starts with `where` and ends with `purpose`.
     """
     found = successes(records)
     if (found["rows"].str.len() > 1).any():

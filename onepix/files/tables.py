@@ -6,11 +6,11 @@ import pandas as pd
 
 from onepix.files.atomic import replacing
 
-TEXT = ("dataset", "network", "attack", "layer", "source", "target")  # names, also those that look like numbers
+TEXT = ("dataset", "network", "attack", "layer", "source", "target")  # names, even if they look like numbers
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table; names stay text, also those that look like numbers (the layers of an nn.Sequential do)."""
+    """Read a table; names stay text, even if they look like numbers (layers of an nn.Sequential do)."""
     return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
 
 

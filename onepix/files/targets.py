@@ -1,4 +1,4 @@
-"""Goals of attacks in numbers: the target of a record, the key of an attack, whether a class is a wanted one."""
+"""Goals of attacks as numbers: the target of a record, the key of an attack, whether a class reaches the goal."""
 
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-UNTARGETED = -1  # in place of a target, where numbers cannot be missing
+UNTARGETED = -1  # stands for no target, where numbers cannot be missing
 
-Key = tuple[int, int]  # image id and target: tells an attack from all others of a run
+Key = tuple[int, int]  # image id and target: identifies an attack within a run
 Classes = TypeVar("Classes", bound=Any)  # an array of NumPy or a tensor of PyTorch
 
 
 def targets_of(records: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return the targets of attack records, `UNTARGETED` where they have none; int64, shape (records,)."""
+    """Return the targets of attack records, `UNTARGETED` where there is none; int64, shape (records,)."""
     targets: npt.NDArray[np.int64] = records["target"].fillna(UNTARGETED).to_numpy(np.int64)
     return targets
 
@@ -30,7 +30,7 @@ def keys(image_ids: Iterable[Any], targets: Iterable[Any]) -> list[Key]:
 
 
 def reached(classes: Classes, labels: Classes, targets: Classes) -> Classes:
-    """Return whether classes that were seen are ones that are wanted: the target, or without one any but the label.
+    """Return whether predicted classes reach the goal: the target, or without target any class but the label.
 
     Parameters
     ----------

@@ -12,11 +12,11 @@ if TYPE_CHECKING:  # imported where it is used: it costs start-up time
     import xarray as xr
 from onepix.files.atomic import replacing
 
-CHUNK = 1 << 22  # bytes of a zarr chunk; zarr takes about half a millisecond for each, however small
+CHUNK = 1 << 22  # bytes of a zarr chunk; zarr takes about half a millisecond per chunk, however small
 
 
 def write_tree(tree: "xr.DataTree", path: Path) -> None:
-    """Write a tree of maps as zarr v3, chunked along the images: as many to a chunk as make 4 MB, uncompressed."""
+    """Write a tree of maps as zarr v3, in chunks of images of about 4 MB, uncompressed."""
     encoding = {}
     for node in tree.subtree:
         arrays = {str(name): array for name, array in node.data_vars.items() if array.ndim > 1 and array.size}
@@ -27,9 +27,9 @@ def write_tree(tree: "xr.DataTree", path: Path) -> None:
     import zarr
 
     with replacing(path) as temporary, warnings.catch_warnings():
-        # zarr warns that consolidated metadata are young in v3; xarray reads a tree of groups far faster with them.
+        # zarr warns that consolidated metadata are new in v3; with them, xarray reads a tree of groups much faster.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        # xarray would consolidate after each group, and read all that is there each time.
+        # xarray would consolidate after each group, and read everything again each time.
         tree.to_zarr(temporary, zarr_format=3, encoding=encoding, consolidated=False)
         zarr.consolidate_metadata(str(temporary), zarr_format=3)
 

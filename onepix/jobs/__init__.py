@@ -1,1 +1,1 @@
-"""One module per rule of the workflow, of the rule's name: reads inputs and settings, writes outputs."""
+"""One module per rule of the workflow, with the same name: it reads inputs and settings, and writes outputs."""

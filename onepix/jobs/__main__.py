@@ -16,14 +16,17 @@ RULES = tuple(sorted(file.stem for file in Path(__file__).parent.glob("*.py") if
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run a job by its rule's name and its options.
+    """Run the job of a rule, given its name and options.
 
     Raises
     ------
     OnepixError
         If there is no such rule.
     """
-    rule = arguments[0] if arguments else ""
+    rule = arguments[0] if arguments else "--help"
+    if rule in ("-h", "--help"):
+        typer.echo(f"python -m onepix.jobs RULE --help\n\nRules: {', '.join(RULES)}")
+        return
     if rule not in RULES:
         raise OnepixError(f"python -m onepix.jobs RULE: there is no rule '{rule}'; {nearest(rule, RULES)}")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

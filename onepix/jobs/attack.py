@@ -23,7 +23,7 @@ from onepix.networks.weights import load_network_file
 
 
 class AttackJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     attack: AttackSettings
     image_ids: tuple[int, ...]
@@ -33,7 +33,7 @@ class AttackJob(Settings):
 def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output) -> None:
     """Write the attack records of a chunk as Parquet, a scan's position maps as zarr, and their manifest `output`.
 
-    Attacks that get done are kept in the run's journal until the manifest is written.
+    Finished attacks are kept in the run's journal until the manifest is written.
     """
     job = read_settings(AttackJob, settings)
     keep_memory()
@@ -58,6 +58,6 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output
 
 
 def _journal(job: AttackJob, output: Path, origin: dict[str, object]) -> Journal:
-    """Return the run's journal; beyond what the manifest says, the kind of CPU may decide how a sum is rounded."""
+    """Return the run's journal; its key has the kind of CPU, too, which may change how sums are rounded."""
     code = {"source": source_digest(__name__), "versions": versions(), "cpu": dict(torch.cpu.get_capabilities())}
     return Journal(journal_of(output), {"attack": job.attack, "engine": job.engine, **origin, **code})

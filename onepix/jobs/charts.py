@@ -1,4 +1,4 @@
-"""Draw what compares runs, from the tables of all runs."""
+"""Draw the charts that compare runs, from the tables of all runs."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ from onepix.jobs.inputs import JsonText, Output, Table, read_settings
 
 
 class ChartsJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     dpi: int
     confidence: float
@@ -51,7 +51,7 @@ def _profile(rows: pd.DataFrame, confidence: float) -> Figure:
 
 
 def _fields(layers: pd.DataFrame, lengths: pd.DataFrame, confidence: float) -> Figure:
-    """Draw receptive fields by depth beside the length scale of locality."""
+    """Draw receptive fields by depth, with the length scale of locality."""
     tables, half_distances = {}, {}
     for row in lengths.to_dict("records"):
         name = ", ".join(str(row[key]) for key in _named(lengths))
@@ -61,5 +61,5 @@ def _fields(layers: pd.DataFrame, lengths: pd.DataFrame, confidence: float) -> F
 
 
 def _named(runs: pd.DataFrame) -> list[str]:
-    """Return the columns that tell runs apart: the network, and whatever else is not the same everywhere."""
+    """Return the columns that identify a run: the network, and dataset or attack if there are several."""
     return ["network", *(name for name in ("dataset", "attack") if len(runs[name].unique()) > 1)]

@@ -11,13 +11,13 @@ from onepix.jobs.inputs import JsonText, Output, read_settings
 
 
 class Cifar10Job(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     existing: Path | None = None
 
 
 def run(settings: JsonText, output: Output) -> None:
-    """Write the six binary files into a folder beside their manifest `output`, and say where they came from."""
+    """Write the six binary files into a folder next to their manifest `output`, and print where they come from."""
     job = read_settings(Cifar10Job, settings)
     folder = output.with_suffix("")
     source = fetch_cifar10(folder, job.existing)

@@ -1,4 +1,4 @@
-"""Write down what was asked for."""
+"""Record the whole configuration."""
 
 import html
 

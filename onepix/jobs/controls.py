@@ -11,7 +11,7 @@ from onepix.jobs.propagation import PropagationJob, follow
 
 
 class ControlsJob(PropagationJob):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     seed: int
 
@@ -19,7 +19,7 @@ class ControlsJob(PropagationJob):
 def run(settings: JsonText, dataset: Manifest, network: Manifest, locality: Manifest, output: Output) -> None:
     """Write the propagation maps of the controls as zarr, and their manifest `output`.
 
-    A control is the colour of a success at a position of the same image, drawn from those that do not flip the class.
+    A control has the colour of a success, at a position of the same image where it does not flip the class.
     """
     job = read_settings(ControlsJob, settings)
     images = read_images(dataset)

@@ -11,14 +11,14 @@ from onepix.jobs.inputs import Fetched, JsonText, Output, cifar10_folder, read_s
 
 
 class DatasetsJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     dataset: DatasetSettings
     downloads: Path | None = None
 
 
 def run(settings: JsonText, output: Output, cifar10: Fetched = None) -> None:
-    """Write `images.npz` and its manifest `output`; `cifar10` is the manifest of CIFAR-10, for datasets made of it."""
+    """Write `images.npz` and its manifest `output`; `cifar10` is the manifest of CIFAR-10, if needed."""
     job = read_settings(DatasetsJob, settings)
     images = load_dataset(job.dataset, cifar10 and cifar10_folder(cifar10), job.downloads)
     data = output.parent / "images.npz"

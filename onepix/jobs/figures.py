@@ -29,11 +29,11 @@ from onepix.images import ImageSet
 from onepix.jobs.inputs import Files, JsonText, Manifest, Output, read_settings
 from onepix.names import chosen
 
-Records = Annotated[Path, typer.Option(help="The Parquet file of all records; tables lie beside it.")]
+Records = Annotated[Path, typer.Option(help="The Parquet file of all records; tables lie next to it.")]
 
 
 class FiguresJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     dataset: str
     network: str
@@ -50,7 +50,7 @@ class FiguresJob(Settings):
 def run(settings: JsonText, dataset: Manifest, records: Records, manifests: Files, output: Output) -> None:
     """Write every figure of a run, as PNG and PDF, into the folder of one of them, `output`.
 
-    The tables lie beside the `records`; the `manifests` are those of propagation and position maps.
+    The tables lie next to the `records`; the `manifests` are those of propagation and position maps.
     """
     job = read_settings(FiguresJob, settings)
     images, tables = read_images(dataset), records.parent
@@ -107,7 +107,7 @@ def _strip(
 
 
 def _aim(row: pd.Series, names: Sequence[str]) -> str:
-    """Return what a title says of a targeted attack's target."""
+    """Return the part of a title that names the target of a targeted attack."""
     return "" if pd.isna(row["target"]) else f", towards {names[row['target']]}"
 
 

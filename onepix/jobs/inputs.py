@@ -1,4 +1,4 @@
-"""What jobs take from the command line and read from disk, and what their manifests say of both."""
+"""Options and inputs that jobs share, and what their manifests say about inputs and machine."""
 
 import json
 import platform
@@ -19,8 +19,8 @@ S = TypeVar("S", bound=Settings)
 JsonText = Annotated[str, typer.Option(help="The job's settings as JSON.")]
 Manifest = Annotated[Path, typer.Option(help="A manifest: of a dataset, a network, or a chunk at an earlier stage.")]
 Table = Annotated[Path, typer.Option(help="A table, CSV.")]
-Output = Annotated[Path, typer.Option(help="What to write; the rest goes beside it.")]
-Fetched = Annotated[Path | None, typer.Argument(help="What an earlier job wrote, where this one needs it.")]
+Output = Annotated[Path, typer.Option(help="File to write; further files go next to it.")]
+Fetched = Annotated[Path | None, typer.Argument(help="File of an earlier job, if this job needs one.")]
 Files = Annotated[list[Path], typer.Argument(help="Manifests or tables that earlier jobs wrote.")]
 DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -35,12 +35,12 @@ def read_settings(model: type[S], text: str) -> S:
 
 
 def cifar10_folder(path: Path) -> Path:
-    """Return the folder with CIFAR-10, given itself or the manifest beside it."""
+    """Return the folder with CIFAR-10, given this folder or the manifest next to it."""
     return path.parent / read_manifest(path)["data"] if path.suffix == ".json" else path
 
 
 def provenance(device: str, **inputs: Path) -> Mapping[str, Any]:
-    """Return what a manifest says of the machine and of the inputs, given by their manifests."""
+    """Return what a manifest says about the machine and the inputs, given the inputs' manifests."""
     import torch
 
     hardware, gpu = platform.machine(), {}
@@ -66,7 +66,7 @@ def _driver() -> str:
 
 
 def _network(manifest: Path | None) -> Mapping[str, Any]:
-    """Return what a network is and sees: its architecture, where its weights come from, and its input scaling."""
+    """Return a network's architecture, the origin of its weights, and its input scaling."""
     if manifest is None:
         return {}
     metadata = read_manifest(manifest)["metadata"]

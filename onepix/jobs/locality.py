@@ -21,7 +21,7 @@ from onepix.networks.weights import load_network_file
 
 
 class LocalityJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     engine: Engine
 

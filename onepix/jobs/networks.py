@@ -1,4 +1,4 @@
-"""Fetch one network of the configuration: check its weights and write them down once and for all."""
+"""Fetch one network of the configuration: check its weights, and store them in one format."""
 
 import typer
 
@@ -12,15 +12,15 @@ from onepix.networks.weights import read_metadata, save_classifier
 
 
 class NetworksJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     network: Network
 
 
 def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
-    """Write `weights.safetensors` and its manifest `output`, and say where the weights came from.
+    """Write `weights.safetensors` and its manifest `output`, and print where the weights come from.
 
-    `trained` holds the weights of `weights: train`.
+    `trained` is the file of trained weights, for `weights: train`.
     """
     job = read_settings(NetworksJob, settings)
     source = find(job.network, trained)

@@ -25,7 +25,7 @@ from onepix.networks.weights import load_network_file
 
 
 class PropagationJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     layers: Layers
     engine: Passes
@@ -54,17 +54,17 @@ def follow(
     Parameters
     ----------
     job : PropagationJob
-        Layers and engine; its class stands in the module of the job.
+        Layers and engine; the module of its class is named in the manifest.
     images : ImageSet
         The dataset.
     changed : ndarray
         uint8, shape (N, H, W, C): images with pixels changed.
     root : Dataset
-        What is said of each of them: see `onepix.analysis.maps.said_of_attacks`.
+        What is stored about each of them: see `onepix.analysis.maps.said_of_attacks`.
     output : Path
         The manifest to write.
     **inputs : Path
-        Manifests, at least the network's.
+        Manifests, at least that of the network.
     """
     device = claimed_device(job.engine.device)
     classifier = load_network_file(checked_data(inputs["network"]), device)

@@ -1,4 +1,4 @@
-"""Write down what was asked for, and what each result was made from, by what and on what."""
+"""Record what each result was made from, by which code, and on which machine."""
 
 import html
 from collections.abc import Iterator, Mapping
@@ -15,24 +15,24 @@ from onepix.files.tables import write_csv
 from onepix.jobs.inputs import Files, Output
 
 COUNTS = ("chunks", "images")
-SHOWN = ("onepix", "torch", "cuda")  # of the versions, those with a column of their own
-LONG = ("libraries", "settings")  # columns that a page shows on demand
+SHOWN = ("onepix", "torch", "cuda")  # versions that have their own column
+LONG = ("libraries", "settings")  # columns that the page folds
 
 
 def run(manifests: Files, output: Output) -> None:
-    """Write as CSV, and as a page beside it, what manifests say of the origin of their results.
+    """Write what manifests say about the origin of their results, as CSV and as a page next to it.
 
     Parameters
     ----------
     manifests : list of Path
         Of datasets, networks, receptive fields and chunks.
     output : Path
-        A row a result; chunks that were made alike share one, which says how many they are and of how many images.
+        One row per result. Chunks that were made in the same way share one row, with the numbers of chunks and images.
 
     Raises
     ------
     OnepixError
-        If a manifest is missing, none, or of nothing that is known.
+        If a manifest is missing, not a manifest, or of an unknown kind.
 
     Notes
     -----
@@ -47,14 +47,14 @@ def run(manifests: Files, output: Output) -> None:
 
 
 def _result(path: Path) -> Mapping[str, Any]:
-    """Say which result a manifest is of: its path tells."""
+    """Return which result a manifest describes, by its path."""
     found = result_of(path)
     names = {"dataset": found.dataset, "network": found.network, "attack": found.attack}
     return {"result": found.kind.replace("_", " "), **names, "chunks": 1 if found.chunk else None}
 
 
 def _origin(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a manifest says of its result's origin, flat; None for what it does not say."""
+    """Return what a manifest says about the origin of its result, as one flat row; None if it does not say."""
     settings = dict(manifest["settings"])
     image_ids = manifest.get("image_ids", settings.pop("image_ids", None))
     versions = dict(manifest["versions"])
@@ -82,7 +82,7 @@ def _libraries(versions: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _as_html(table: pd.DataFrame) -> str:
-    """Return a table as HTML: of a digest the first digits, and what is long folded away."""
+    """Return a table as HTML: digests are shortened, and long columns are folded."""
     head = "".join(f"<th>{html.escape(str(column)).replace('_', ' ')}</th>" for column in table.columns)
     rows = (
         "".join(f"<td>{_cell(column, value)}</td>" for column, value in zip(table.columns, row, strict=True))

@@ -1,4 +1,4 @@
-"""Find the receptive fields of one network, by its geometry and by gradient."""
+"""Find the receptive fields of one network, from its geometry and by gradient."""
 
 import torch
 
@@ -18,7 +18,7 @@ from onepix.networks.weights import load_network_file
 
 
 class ReceptiveFieldsJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     layers: Layers
     device: str
@@ -26,7 +26,7 @@ class ReceptiveFieldsJob(Settings):
 
 
 def run(settings: JsonText, dataset: Manifest, network: Manifest, output: Output) -> None:
-    """Write effective receptive fields as zarr, their manifest `output`, and beside it a table of both kinds as CSV."""
+    """Write effective receptive fields as zarr, their manifest `output`, and a table of both kinds as CSV."""
     job = read_settings(ReceptiveFieldsJob, settings)
     device = claimed_device(job.device)
     images = read_images(dataset).select(job.image_ids)

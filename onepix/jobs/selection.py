@@ -10,13 +10,13 @@ from onepix.jobs.inputs import JsonText, Manifest, Output, read_settings
 
 
 class SelectionJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     images: Selection
 
 
 def run(settings: JsonText, dataset: Manifest, output: Output) -> None:
-    """Write the ids as text, one a line."""
+    """Write the ids as text, one per line."""
     job = read_settings(SelectionJob, settings)
     images = read_images(dataset)
     ids = select(job.images, images.ids, images.labels, name_of(dataset))

@@ -1,4 +1,4 @@
-"""Sum up what networks share: vulnerable positions, and successes that flip another network too."""
+"""Summarise what networks share: vulnerable positions, and successes that also flip another network."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -17,7 +17,7 @@ from onepix.jobs.inputs import Files, JsonText, Output, read_settings
 
 
 class SharingJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     dataset: str
     attack: str
@@ -32,8 +32,8 @@ def run(settings: JsonText, files: Files, output: Output) -> None:
     settings : str
         `SharingJob` as JSON.
     files : list of Path
-        What `onepix.jobs.transfer` wrote, one CSV file per network; and manifests of position maps of successes, or of
-        the records of whole scans, those of a network one after the other.
+        CSV files that `onepix.jobs.transfer` wrote, one per network; and manifests of position maps of successes, or of
+        whole scans, grouped by network.
     output : Path
         The table.
     """
@@ -47,7 +47,7 @@ def run(settings: JsonText, files: Files, output: Output) -> None:
 
 
 def _vulnerable(manifests: Sequence[Path]) -> Iterator[tuple[str, xr.DataArray]]:
-    """Yield network and its vulnerable positions: of a scan those of any colour, else those of the successful one."""
+    """Yield each network and its vulnerable positions: of any colour in a scan, else of the successful colour."""
     for network, chunks in groupby(manifests, key=lambda manifest: str(result_of(manifest).network)):
         parts = [vulnerable(manifest, scanned=result_of(manifest).kind == "attack") for manifest in chunks]
         yield network, xr.concat(parts, dim="image").load()

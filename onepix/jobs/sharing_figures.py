@@ -8,7 +8,7 @@ from onepix.jobs.inputs import JsonText, Output, Table, read_settings
 
 
 class SharingFiguresJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     dataset: str
     attack: str
@@ -17,7 +17,7 @@ class SharingFiguresJob(Settings):
 
 
 def run(settings: JsonText, table: Table, output: Output) -> None:
-    """Draw the table as PNG, `output`, and beside it as PDF."""
+    """Draw the table as PNG, `output`, and as PDF next to it."""
     job = read_settings(SharingFiguresJob, settings)
     with paper_style():
         figure = sharing(read_csv(table), f"{job.dataset}, {job.attack}", job.confidence)

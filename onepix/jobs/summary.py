@@ -16,7 +16,7 @@ from onepix.jobs.inputs import Files, JsonText, Output, read_settings
 
 
 class SummaryJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     dataset: str
     network: str
@@ -25,7 +25,7 @@ class SummaryJob(Settings):
 
 
 def run(settings: JsonText, manifests: Files, output: Output) -> None:
-    """Write the attack records of a run, `output`, and beside them all its tables as CSV.
+    """Write the attack records of a run, `output`, and all its tables as CSV next to them.
 
     The `manifests` are those of all chunks, of all stages.
     """

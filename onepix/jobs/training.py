@@ -21,14 +21,14 @@ CLASSES = 10
 
 
 class TrainingJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     network: NetworkSettings
     device: str = "auto"
 
 
 def run(settings: JsonText, cifar10: Manifest, output: Output) -> float:
-    """Write trained weights to `output`, resuming from a checkpoint beside it; say and return the test accuracy.
+    """Write trained weights to `output`, resuming from a checkpoint next to it; print and return the test accuracy.
 
     `cifar10` is the folder of CIFAR-10, or its manifest.
     """
@@ -41,7 +41,7 @@ def run(settings: JsonText, cifar10: Manifest, output: Output) -> float:
             f"got {classes} and {network.channels}"
         )
     recipe = network.recipe or recipe_for(network.architecture)
-    torch.manual_seed(network.seed)  # for a recipe that keeps what the network is built with
+    torch.manual_seed(network.seed)  # for a recipe that keeps the initial weights of the architecture
     classifier = Classifier(build(network.architecture, classes), network.mean or MEAN, network.std or STD)
     device = claimed_device(job.device)
     identity = canonical({"architecture": network.architecture, "recipe": recipe, "seed": network.seed})

@@ -24,7 +24,7 @@ Pictures = npt.NDArray[np.uint8]
 
 
 class TransferJob(Settings):
-    """What the job needs to know."""
+    """Settings of the job."""
 
     target: str
     seed: int
@@ -32,7 +32,7 @@ class TransferJob(Settings):
 
 
 def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files, output: Output) -> None:
-    """Write as CSV whether the network misclassifies what flipped another one.
+    """Write as CSV whether the network misclassifies the images that flipped another network.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
         Manifests of attack records of other networks.
     output : Path
         One row per image, source and target network, for images that the target network classifies correctly: image_id,
-        source, target, flips (the source's successful image is misclassified), moved (so is the same colour at another
-        position of the image, drawn at random).
+        source, target, flips (the attacked image of the source is misclassified), moved (the image with the same colour
+        at another position, drawn at random, is misclassified).
     """
     job = read_settings(TransferJob, settings)
     keep_memory()
@@ -84,7 +84,7 @@ def _successes(manifest: Path) -> pd.DataFrame:
 
 
 def _moved(clean: Pictures, successes: pd.DataFrame, seed: int) -> Pictures:
-    """Return the images with each success's colour at another position."""
+    """Return the images with the colour of each success at another position."""
     row, column = (successes[name].str[0].to_numpy(np.int64) for name in ("rows", "columns"))
     there = drawn_positions((clean.shape[1], clean.shape[2]), row, column, successes["image_id"], seed)
     rows, columns = (pd.Series([[index] for index in axis], successes.index, dtype=object) for axis in there)

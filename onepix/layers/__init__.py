@@ -1,1 +1,1 @@
-"""Looks into networks: which layers there are, what changes in them, and what each of their positions can see."""
+"""Looks into networks: which layers they have, what changes in each layer, and what each position can see."""

@@ -15,8 +15,8 @@ from onepix.layers.watching import feature_maps, watching
 from onepix.networks.classifier import Classifier
 from onepix.progress import progress_bar
 
-THRESHOLD = 1 - 0.9545  # share of the largest gradient down to which a pixel counts: two standard deviations
-PIXELS_A_PASS = 1 << 14  # by default: 16 images of 32 × 32, a single one of 224 × 224
+THRESHOLD = 1 - 0.9545  # of the largest gradient: pixels above it count; two standard deviations
+PIXELS_PER_PASS = 1 << 14  # by default: 16 images of 32 × 32, or one of 224 × 224
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,12 @@ class EffectiveField:
     Attributes
     ----------
     name, operator : str
-        As of `onepix.layers.propagation.LayerMaps`.
+        As in `onepix.layers.propagation.LayerMaps`.
     gradient : Tensor
         float32, shape (H, W): root mean square of the gradient over images and their channels, in units of its largest
         value; zero everywhere if no pixel has a gradient.
     size : float
-        Side in pixels of the square that is as large as the area where the gradient is at least 4.55 % of its largest
+        Side in pixels of a square with the same area as the pixels where the gradient is at least 4.55 % of its largest
         value; NaN without gradient, or if it is not finite.
     spread : float
         Root-mean-square distance in pixels from the centre of mass, with the squared gradient as mass; NaN as `size`.
@@ -53,11 +53,11 @@ def effective_fields(
     micro_batch: int | None = None,
     description: str = "effective fields",
 ) -> list[EffectiveField]:
-    """Find the effective receptive field of each layer: that of the position in the middle of its feature maps.
+    """Find the effective receptive field of each layer, at the middle position of its feature maps.
 
-    The position's channels are summed with random signs, so that they do not cancel, and the sum is differentiated by
-    what the network sees. Over many images the mean square is that of the single channels' gradients, summed. Of layers
-    without space, and of tokens without a place in the image, all of the output is taken.
+    The channels at that position are summed with random signs, so that they do not cancel; the sum is differentiated
+    with respect to the network's input. Over many images, the mean square approaches the sum over channels of squared
+    gradients. For layers without space, and tokens without a position in the image, the whole output is summed.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def effective_fields(
     layers : "auto" or sequence of str
         Glob patterns of the layer names wanted, or "auto": see `onepix.layers.watching.watching`.
     seed : int
-        Of the signs, with the layer's name and the image's place in `images`: they depend neither on the other layers
-        nor on the micro-batch.
+        Sets the signs, together with the layer's name and the image's index; they depend neither on other layers nor on
+        the micro-batch.
     micro_batch : int or None
-        Images a pass, whose activations are all held at once; None: as many as have 16,384 pixels together.
+        Images per pass, whose activations are all in memory at once; None: 16,384 pixels in all.
     description : str
-        Of the progress bar.
+        Names the progress bar.
 
     Returns
     -------
@@ -88,18 +88,18 @@ def effective_fields(
     Notes
     -----
     Luo, Li, Urtasun and Zemel, "Understanding the effective receptive field in deep convolutional neural networks"
-    (2016). They take as the peak the centre's value, here it is the largest. Signs: Hutchinson, "A stochastic estimator
-    of the trace of the influence matrix" (1990).
+    (2016). Their peak is the value at the centre, here it is the largest value. Signs: Hutchinson, "A stochastic
+    estimator of the trace of the influence matrix" (1990).
 
-    A gradient is local: it tells what an infinitely small change of a pixel does to these very images. ReLU and
-    max-pooling let it through only where they let the image through, so a pixel without gradient may well act when it
-    changes a lot, as in an attack; only beyond the theoretical field (`onepix.layers.receptive_field`) it cannot.
-    It tells nothing of how a layer's other positions see, and the image's border cuts the field off.
+    A gradient is local: it shows the effect of an infinitely small change of these images. ReLU and max-pooling pass it
+    on only where they pass on the image, so a pixel without gradient may still have an effect when it changes a lot, as
+    in an attack; outside the theoretical field (`onepix.layers.receptive_field`) it never has. The gradient tells
+    nothing about other positions of the layer, and the border of the image cuts the field off.
     """
     if not len(images):
         raise OnepixError("effective receptive fields: no images, expected at least one")
     height, width = images.shape[1:3]
-    size = max(PIXELS_A_PASS // (height * width), 1) if micro_batch is None else micro_batch
+    size = max(PIXELS_PER_PASS // (height * width), 1) if micro_batch is None else micro_batch
     sums: dict[tuple[str, str], Tensor] = {}
     with progress_bar(len(images), description, "image") as bar:
         for start in range(0, len(images), size):
@@ -129,12 +129,12 @@ def _squared_gradients(
             middle = maps.flatten(1) if suffix else maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2]
             signs = _signs(seed, name + suffix, range(first, first + len(maps)), middle.shape[1])
             middles[name + suffix, operator] = (middle * signs.to(middle)).sum()
-        return output.clone()  # An operation in place would destroy what this layer's own gradient is computed from.
+        return output.clone()  # A later operation in place would overwrite what this layer's gradient needs.
 
     with torch.inference_mode(False), torch.enable_grad(), exact_float32():
         seen = classifier.scaled(images).detach().requires_grad_()
         with watching(classifier.network, layers, see):
-            classifier.network(seen.clone())  # A leaf must not be written to, should the network do so.
+            classifier.network(seen.clone())  # The network may write into its input, which a leaf tensor forbids.
         return {layer: _squared_gradient(middle, seen) for layer, middle in middles.items()}
 
 
@@ -142,7 +142,7 @@ def _squared_gradient(middle: Tensor, seen: Tensor) -> Tensor:
     gradient = None
     if middle.requires_grad:
         (gradient,) = torch.autograd.grad(middle, seen, retain_graph=True, allow_unused=True)
-    if gradient is None:  # The layer does not depend on the image, as a learnt token.
+    if gradient is None:  # The layer does not depend on the image, like a learnt token.
         return torch.zeros(seen.shape[2:], dtype=torch.float64)
     return gradient.cpu().double().square().sum((0, 1))
 

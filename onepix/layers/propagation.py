@@ -15,18 +15,18 @@ from onepix.progress import progress_bar
 
 @dataclasses.dataclass(frozen=True)
 class LayerMaps:
-    """What N pixel changes do to one layer's feature maps FM; maps of layers without space are 1 × 1.
+    """The effect of N pixel changes on one layer's feature maps FM; maps of layers without space are 1 × 1.
 
     Attributes
     ----------
     name : str
-        Dotted; the second call of a module is `name#2`, tokens without a place in the image are `name@extra`.
+        Dotted; the second call of a module is `name#2`, tokens without a position in the image are `name@extra`.
     operator : str
-        As of `onepix.layers.watching.operator_of`.
+        As in `onepix.layers.watching.operator_of`.
     shape : tuple of int
-        Of one image's output.
+        Shape of one image's output.
     maximum, mean : Tensor
-        float32, shape (N, y, x): over channels of |FM(x) − FM(x')|.
+        float32, shape (N, y, x): maximum and mean over channels of |FM(x) − FM(x')|.
     clean_peak : Tensor
         float32, shape (N,): max |FM(x)|.
     clean_energy, delta_energy : Tensor
@@ -44,7 +44,7 @@ class LayerMaps:
 
     @property
     def spatial(self) -> bool:
-        """Whether positions of this layer have a place in the image."""
+        """Whether positions of this layer correspond to positions in the image."""
         return self.maximum.shape[1:] != (1, 1) and not self.name.endswith(EXTRA)
 
 
@@ -60,7 +60,7 @@ def propagation_maps(
     micro_batch: int = 64,
     description: str = "propagation",
 ) -> list[LayerMaps]:
-    """Follow pixel changes through every layer, reducing each feature map inside its hook.
+    """Follow pixel changes through every layer; each feature map is reduced at once, to save memory.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def propagation_maps(
     layers : "auto" or sequence of str
         Glob patterns of the layer names wanted, or "auto": see `onepix.layers.watching.watching`.
     micro_batch : int
-        Images a forward pass, clean and attacked together; of fixed shape, so that maps do not depend on company.
+        Images per forward pass, clean and attacked together; its shape is fixed, so that no image influences another.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def propagation_maps(
     pairs = max(micro_batch // 2, 1)
     whole: list[LayerMaps] = []
     with progress_bar(len(clean), description, "image") as bar:
-        for start in range(0, max(len(clean), 1), pairs):  # without images too, the layers are wanted
+        for start in range(0, max(len(clean), 1), pairs):  # without images, too, the layers are needed
             before, after = clean[start : start + pairs], attacked[start : start + pairs]
             blank = clean.new_zeros(pairs - len(before), *clean.shape[1:])
             parts = _followed(classifier, torch.cat([before, blank, after, blank]), len(before), layers)
@@ -139,6 +139,6 @@ def _reduced(name: str, operator: str, shape: tuple[int, ...], maps: Tensor, ima
 
 
 def _empty(part: LayerMaps, images: int) -> LayerMaps:
-    """Return maps like those of a part, to be filled for all images: joining parts would take twice the memory."""
+    """Return maps like those of a part, to be filled for all images: joining the parts would need twice the memory."""
     blank: dict[str, Any] = {name: torch.empty(images, *getattr(part, name).shape[1:]) for name in BY_IMAGE}
     return dataclasses.replace(part, **blank)

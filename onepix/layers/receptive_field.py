@@ -48,7 +48,7 @@ class ReceptiveField:
     start: tuple[int, int]
 
     def cone(self, row: int, column: int, shape: tuple[int, int]) -> tuple[slice, slice]:
-        """Return the output positions whose field contains a pixel: all that its change can reach.
+        """Return the output positions whose field contains a pixel: those that its change can reach.
 
         Parameters
         ----------
@@ -72,8 +72,8 @@ class ReceptiveField:
 def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, ReceptiveField | None]:
     """Find the theoretical receptive field of every layer of a network.
 
-    The network runs once, in evaluation mode, on one made-up image of its own device and dtype;
-    every torch call on the way is followed. It is left as it was.
+    The network runs once, in evaluation mode, on an artificial image of its own device and dtype;
+    every torch call on the way is followed. The network is left as it was.
 
     Parameters
     ----------
@@ -85,10 +85,9 @@ def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[st
     Returns
     -------
     dict of str to ReceptiveField or None
-        One entry a module call, in the order in which the calls end. The key is the module's dotted
+        One entry per module call, in the order in which the calls end. The key is the module's dotted
         name, `""` for the network itself; the second call of a module is `name#2`, and so on.
-        None means that the output has no spatial extent that could be followed: a position may see
-        the whole image.
+        None: the spatial extent could not be followed, and a position may see the whole image.
 
     Raises
     ------
@@ -99,14 +98,13 @@ def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[st
     Notes
     -----
     Followed are convolution, pooling, constant padding, strided slices, and any call that maps each
-    position by itself, which is tried out and not looked up. Where branches meet, the field is the
-    smallest that holds those of all branches. Everything else is taken to see the whole image:
-    upsampling, attention, normalisation and squeeze-and-excitation over space, and also comparisons
-    (their output is not float), axes that change places (channels last), padding that repeats the
-    image, and adaptive pooling to a size that is no divisor. A field can thus be larger than the
-    truth. It is smaller only where a module leaves torch (NumPy, `.item()`, TorchScript functions)
-    and mixes the result with what it had before, writes through `.data`, or mixes positions by one
-    call that drops NaN.
+    position separately (found by trying, not by a list). Where branches meet, the field is the
+    smallest that contains those of all branches. Everything else counts as seeing the whole image:
+    upsampling, attention, normalisation and squeeze-and-excitation over space; also comparisons
+    (their output is not float), swapped axes (channels last), padding that repeats the image, and
+    adaptive pooling to a size that is not a divisor. So a field can be larger than the true one. It
+    is smaller only if a module leaves torch (NumPy, `.item()`, TorchScript functions) and mixes the
+    result with earlier values, writes through `.data`, or mixes positions by a call that drops NaN.
     """
     if len(shape) != 3 or not all(isinstance(extent, int) and extent > 0 for extent in shape):
         raise OnepixError(
@@ -114,7 +112,7 @@ def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[st
         )
     tracer = _Tracer()
     try:
-        # Inference tensors do not count their versions, by which the tracer notices writing in place.
+        # Inference tensors have no version counter, which shows the tracer writing in place.
         with _observed(network, tracer.enter_layer), torch.inference_mode(False), torch.no_grad():
             image = _made_up_image(network, shape)
             tracer.enter(image, ReceptiveField(size=(1, 1), jump=(1, 1), start=(0, 0)))
@@ -137,12 +135,12 @@ def _positions(pixel: int, size: int, jump: int, start: int, length: int) -> sli
 
 @contextlib.contextmanager
 def _observed(network: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    """Set a network to evaluation, with a forward hook that gets the name on every module; undo both at the end."""
+    """Set a network to evaluation mode, with a forward hook on every module; undo both at the end."""
     with contextlib.ExitStack() as undo:
         for name, module in network.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
                 raise OnepixError(
-                    f"receptive fields: module {name!r} is TorchScript, into which nothing can look; "
+                    f"receptive fields: module {name!r} is TorchScript, whose calls cannot be followed; "
                     "expected the network as plain torch modules"
                 )
             undo.callback(setattr, module, "training", module.training)
@@ -160,8 +158,8 @@ def _made_up_image(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
 class _Tracer(TorchFunctionMode):
     """Carry receptive fields from the arguments of every torch call to its outputs.
 
-    Every tensor that depends on the image is held with its field (None: the whole image) and its
-    version. A tensor that was written to since, be it through a view, has another version by then.
+    Every tensor that depends on the image is stored with its field (None: the whole image) and its
+    version. If something writes into the tensor later, even through a view, its version changes.
     """
 
     def __init__(self) -> None:
@@ -171,15 +169,15 @@ class _Tracer(TorchFunctionMode):
         self._known = WeakTensorKeyDictionary()
 
     def enter(self, tensor: Tensor, field: ReceptiveField | None) -> None:
-        """Hold the field of a tensor; one that is not float cannot be followed, see `_keeps_positions`."""
+        """Store the field of a tensor; a tensor that is not float cannot be followed, see `_keeps_positions`."""
         self._known[tensor] = (field if tensor.is_floating_point() else None, _version(tensor))
 
     def enter_layer(
         self, name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """Note a module's field when it returns (a forward hook)."""
+        """Note the field of a module's output when it returns (a forward hook)."""
         if self._followed((args, kwargs)):
-            # What a module makes of the image unseen (in NumPy, in C++) may come from anywhere in it.
+            # An output computed outside of torch (NumPy, C++) may depend on the whole image.
             for tensor in _tensors(output):
                 if tensor not in self._known:
                     self.enter(tensor, None)
@@ -243,7 +241,7 @@ def _tensors(nested: object) -> list[Tensor]:
 
 
 def _join(fields: Sequence[ReceptiveField]) -> ReceptiveField | None:
-    """Return the smallest field that holds all of them; None if their grids differ."""
+    """Return the smallest field that contains all of these; None if their grids differ."""
     if len({field.jump for field in fields}) > 1:
         return None
     start = [min(field.start[axis] for field in fields) for axis in (0, 1)]
@@ -257,8 +255,8 @@ def _keeps_positions(
 ) -> bool:
     """Tell whether a call computes each position (last two axes) of its outputs from that position alone.
 
-    The call is tried on copies with NaN at some positions, which come out as NaN wherever they go.
-    Equal shapes would not do: a flip, a softmax over space or a transposed square map keep the shape too.
+    The call is tried on copies with NaN at some positions; NaN in the output shows where these go. Comparing
+    shapes is not enough: a flip, a softmax over space or a transposed square map keep the shape, too.
     """
     shape = followed[0].shape[-2:]
     if any(tensor.shape[-2:] != shape for tensor in followed):
@@ -280,7 +278,7 @@ def _keeps_positions(
 
 
 def _separating_masks(height: int, width: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield masks such that for any two positions one mask holds the first and not the second; an empty mask leads."""
+    """Yield masks, first an empty one; for any two positions, some mask contains the first but not the second."""
     index = torch.arange(height * width, device=device).reshape(height, width)
     yield index < 0
     for bit in range((height * width - 1).bit_length()):
@@ -292,7 +290,7 @@ def _separating_masks(height: int, width: int, device: torch.device) -> Iterator
 def _slide(
     field: ReceptiveField, kernel: Sequence[int], stride: Sequence[int], offset: Sequence[int]
 ) -> ReceptiveField:
-    """Return the field after a window that spans `kernel` positions, first at `offset`, moving by `stride`."""
+    """Return the field after a window over `kernel` positions that starts at `offset` and moves by `stride`."""
     size = [field.size[axis] + (kernel[axis] - 1) * field.jump[axis] for axis in (0, 1)]
     jump = [field.jump[axis] * stride[axis] for axis in (0, 1)]
     start = [field.start[axis] + offset[axis] * field.jump[axis] for axis in (0, 1)]
@@ -300,18 +298,18 @@ def _slide(
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """Return a setting for y and x as torch understands it: one number, one in a list, or two."""
+    """Return a setting for y and x, as torch reads it: a number, or a list of one or two numbers."""
     values = value if isinstance(value, Sequence) else (value,)
     return int(values[0]), int(values[-1])
 
 
 def _span(kernel: int | Sequence[int], dilation: int | Sequence[int]) -> list[int]:
-    """Return from how many positions the first to the last tap of a dilated window reach."""
+    """Return the number of positions from the first to the last tap of a dilated window."""
     return [(taps - 1) * gap + 1 for taps, gap in zip(_pair(kernel), _pair(dilation), strict=True)]
 
 
-# The rules below take the input's field, its shape (N, …, H, W) and then what the torch function takes
-# after its input, by the same places and names. They return None for "not by this rule".
+# The rules below take the field and the shape (N, …, H, W) of the input, then the further parameters of the torch
+# function, in the same order and with the same names. None means that the rule does not apply.
 
 
 def _conv2d(
@@ -327,7 +325,7 @@ def _conv2d(
 ) -> ReceptiveField:
     kernel = _span(weight.shape[-2:], dilation)
     if isinstance(padding, str):
-        # Of an odd number of added rows, torch puts the odd one after the image.
+        # If the number of added rows is odd, torch adds one more after the image than before it.
         before = [-((extent - 1) // 2) if padding == "same" else 0 for extent in kernel]
     else:
         before = [-extent for extent in _pair(padding)]
@@ -404,7 +402,7 @@ _RULES: dict[Callable[..., Any], Callable[..., ReceptiveField | None]] = {
     Tensor.__getitem__: _getitem,
 }
 
-# Calls that take only the dtype, the device or the shape of a tensor.
+# Calls that use only the dtype, the device or the shape of a tensor.
 _NEW: set[Callable[..., Any]] = {
     *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like),
     *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty),

@@ -1,4 +1,4 @@
-"""Layers: which modules of a network are followed, in what order they run, and their outputs as feature maps."""
+"""Layers: which modules of a network are followed, in which order they run, and their outputs as feature maps."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from onepix.names import chosen, fits
 
-# PyTorch's activations have no base class in common; the module that defines them is what tells them apart.
+# PyTorch's activations have no common base class; they are recognised by the Python module that defines them.
 OPERATORS = {
     conv.__name__: "convolution",
     activation.__name__: "activation",
@@ -23,7 +23,7 @@ OPERATORS = {
     dropout.__name__: "dropout",
 }
 AUTO = ("convolution", "activation", "attention", "pooling", "linear", "block")
-EXTRA = "@extra"  # ends the name of a layer's tokens that have no place in the image
+EXTRA = "@extra"  # end of the name of tokens without a position in the image
 MOST_EXTRA_TOKENS = 8
 
 
@@ -54,20 +54,19 @@ def watching(
     Parameters
     ----------
     network : nn.Module
-        Its modules are watched; it itself is not, as its output is its last layer's.
+        Its modules are watched, but not the network itself, whose output is that of its last layer.
     layers : "auto" or sequence of str
         Glob patterns of names, or "auto": convolutions, activations, attention, pooling, linear layers and blocks, but
-        no block that passes on what its last layer has put out.
+        no block whose output is that of its last layer.
     see : callable
-        Takes name, operator and output of a layer, in the order in which the layers run; what it returns, if anything,
-        takes the output's place. The name is dotted; the second call of a module is `name#2`. Of a layer that puts
-        out several tensors, the first is seen. Attention that takes tokens first is seen with the images first, as
-        everything else.
+        Takes name, operator and output of a layer, in the order in which the layers run; if it returns a tensor, that
+        replaces the output. The name is dotted; the second call of a module is `name#2`. If a layer has several
+        outputs, the first is used. Attention with tokens on the first axis is seen with images first, like all others.
 
     Raises
     ------
     OnepixError
-        At the end, if a pattern fits no layer that has run and put out a tensor.
+        At the end, if a pattern fits no layer that has run and returned a tensor.
     """
     calls: Counter[str] = Counter()
     latest: list[Tensor] = []
@@ -112,7 +111,7 @@ def watching(
 
 
 def feature_maps(operator: str, output: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
-    """Lay a layer's output out as feature maps.
+    """Return a layer's output as feature maps.
 
     Parameters
     ----------
@@ -126,8 +125,8 @@ def feature_maps(operator: str, output: Tensor, image: tuple[int, int]) -> dict[
     Returns
     -------
     dict of str to Tensor
-        Under "", maps of shape (N, C, y, x), 1 × 1 for outputs without space. Tokens (N, T, C) are laid back row by row
-        on the grid that has the image's proportions; up to 8 tokens before them that are none of it (class token,
+        Under "", maps of shape (N, C, y, x), 1 × 1 for outputs without space. Tokens (N, T, C) are put back row by row
+        on a grid with the image's proportions; up to 8 tokens before them that do not belong to the grid (class token,
         registers) are under "@extra", (N, C, 1, tokens). Channels may come last, as in Swin transformers.
     """
     if output.ndim == 4:
@@ -151,7 +150,7 @@ def _has_proportions(grid: Sequence[int], image: tuple[int, int]) -> bool:
 
 
 def _grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
-    """Return height and width of the largest grid of the image's proportions that leaves few tokens over."""
+    """Return height and width of the largest grid with the image's proportions, if few tokens are left over."""
     divisor = math.gcd(*image)
     height, width = image[0] // divisor, image[1] // divisor
     factor = math.isqrt(tokens // (height * width))

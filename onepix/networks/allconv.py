@@ -27,8 +27,8 @@ class AllConvolutional(nn.Sequential):
     -----
     Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for Simplicity: The All Convolutional Net" (2015),
     tables 1 and 2, with the dropout of Su, Vargas and Sakurai, "One pixel attack for fooling deep neural networks"
-    (2017), table 1. The former have a ReLU behind the convolution of the classes too. It is left out: with it,
-    training can come to rest where all logits are zero.
+    (2017), table 1. The former also have a ReLU after the last convolution. It is left out: with it, training can
+    get stuck where all logits are zero.
     """
 
     def __init__(self, classes: int = 10, channels: int = 3) -> None:

@@ -20,7 +20,7 @@ from onepix.networks.vgg import VGG16
 from onepix.networks.vit import vit_lite
 from onepix.networks.wide_resnet import WideResNet
 
-# By family: how its members are called, and what builds them from the numbers in the name, classes and channels.
+# By family: the pattern of its names, and what builds a member from the numbers in the name, classes and channels.
 FAMILIES: dict[str, tuple[re.Pattern[str], Callable[..., nn.Module]]] = {
     "lenet": (re.compile(r"lenet(?:-k(?P<kernel>\d+))?"), LeNet),
     "resnet": (re.compile(r"resnet(?P<depth>\d+)"), CifarResNet),
@@ -42,12 +42,12 @@ KINDS = (
 
 
 def family_of(architecture: str) -> str | None:
-    """Return the key in FAMILIES of an architecture of ours; None for torchvision's, factories and unknown names."""
+    """Return the key in FAMILIES of an architecture of onepix; None for torchvision's, factories and unknown names."""
     return next((family for family, (name, _) in FAMILIES.items() if name.fullmatch(architecture)), None)
 
 
 def default_classes(architecture: str) -> int:
-    """Return the number of classes where none is given: ImageNet's for torchvision's networks, else CIFAR-10's."""
+    """Return the default number of classes: that of ImageNet for torchvision's networks, else that of CIFAR-10."""
     return 1000 if architecture.startswith(TORCHVISION) else 10
 
 
@@ -57,13 +57,13 @@ def build(architecture: str, classes: int | None = None, channels: int = 3) -> n
     Parameters
     ----------
     architecture : str
-        One of ours: `lenet`, `lenet-kK` for kernels of K × K in place of 5 × 5, `resnetN` for any N = 6n + 2,
+        One of onepix: `lenet`, `lenet-kK` for kernels of K × K in place of 5 × 5, `resnetN` for any N = 6n + 2,
         `keras-resnetN` for the same depths (pre-activation), `nin`, `allconv`, `vgg16`, `wrn-N-W` and
         `densenet-bc-N-K` for any N = 6n + 4, `vit-lite-N-P`; or `torchvision:NAME`, a classification network of
         torchvision; or `package.module:factory`, a callable without arguments that is imported from the working
         folder or the Python path.
     classes : int, optional
-        Number of classes; default: 1000 of torchvision's networks, 10 of ours.
+        Number of classes; default: 1000 for torchvision's networks, else 10.
     channels : int
         Number of image channels. A factory sets both itself.
 
@@ -89,7 +89,7 @@ def build(architecture: str, classes: int | None = None, channels: int = 3) -> n
 
 
 def _from_torchvision(name: str, classes: int, channels: int) -> nn.Module:
-    import torchvision  # here, as it takes long to import
+    import torchvision  # imported here, as it takes seconds
 
     where = f"network architecture '{TORCHVISION}{name}'"
     known = torchvision.models.list_models(module=torchvision.models)  # its classification networks only
@@ -97,11 +97,11 @@ def _from_torchvision(name: str, classes: int, channels: int) -> nn.Module:
         raise OnepixError(f"{where} is unknown to torchvision; {nearest(name, known)}")
     if channels != 3:
         raise OnepixError(f"{where}: torchvision's networks take images of 3 channels, got {channels}")
-    # These two warn unless told whether to initialise themselves.
+    # These two warn unless they are told to initialise themselves.
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
     if isinstance(network, torchvision.models.GoogLeNet | torchvision.models.Inception3):
-        network.aux_logits = False  # in training they would put out further logits, which nothing here reads
+        network.aux_logits = False  # in training they would return further logits, which nothing here uses
     return network
 
 
@@ -111,7 +111,7 @@ def _from_factory(module: str, name: str) -> nn.Module:
         sys.path.insert(0, str(Path.cwd()))
     try:
         network = getattr(importlib.import_module(module), name)()
-    except Exception as error:  # the user's code may raise anything, and the user needs to know what and where
+    except Exception as error:  # the user's code may raise anything, and the user must learn what and where
         raise OnepixError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(network, nn.Module):
         raise OnepixError(f"{where}: returned {type(network).__name__}, expected a torch.nn.Module")

@@ -1,4 +1,4 @@
-"""Weights files of several formats as state dicts; nothing that a file holds is ever executed."""
+"""Reads weights files of several formats as state dicts; no code in a file is ever executed."""
 
 import pickle
 import re
@@ -17,7 +17,7 @@ from onepix.errors import OnepixError
 from onepix.networks.keras import is_hdf5, read_keras
 
 NESTS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts put the tensors
-WRAPPERS = ("module.", "_orig_mod.")  # put before every name by nn.DataParallel and by torch.compile
+WRAPPERS = ("module.", "_orig_mod.")  # prefixes of every name, by nn.DataParallel and torch.compile
 FORMATS = "safetensors, a torch checkpoint or Keras 2 HDF5"
 
 
@@ -27,20 +27,20 @@ def read_tensors(path: Path, network: nn.Module) -> dict[str, Tensor]:
     Parameters
     ----------
     path : Path
-        safetensors; a torch checkpoint, whose tensors may be nested under `state_dict`, `model` and the like and may
-        be named `module.…`; or Keras 2 HDF5. Its contents tell which, not its name.
+        safetensors; a torch checkpoint (tensors may be under `state_dict`, `model` and the like, and their names may
+        start with `module.`); or Keras 2 HDF5. The contents decide, not the name of the file.
     network : nn.Module
-        The architecture; Keras names nothing as torch does, and is read layer by layer.
+        The architecture; Keras files are matched with it layer by layer, since their names differ.
 
     Returns
     -------
     dict of str to Tensor
-        By name, on the CPU.
+        Tensors by name, on the CPU.
 
     Raises
     ------
     OnepixError
-        If the file is missing, truncated, of another format, or would have to execute code to be read.
+        If the file is missing, truncated, of another format, or can be read only by executing code.
     """
     try:
         with path.open("rb") as file:
@@ -67,7 +67,7 @@ def _from_safetensors(path: Path) -> dict[str, Tensor]:
 def _from_torch(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is an error
+            warnings.simplefilter("ignore")  # about pickle protocols; a file that cannot be read raises an error
             loaded = torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise OnepixError(f"{path}: {_refusal(str(error))}") from None
@@ -77,13 +77,13 @@ def _from_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _refusal(said: str) -> str:
-    """Say why torch refused a pickle; torch itself takes a page, and recommends to trust the file."""
+    """Say why torch refused a pickle; its own message fills a page and advises to trust the file."""
     called = re.search(r"GLOBAL (\S+)", said)
     if called is None:
-        return "not a checkpoint of tensors alone (torch cannot unpickle it safely)"
+        return "not a checkpoint that holds only tensors (torch cannot unpickle it safely)"
     return (
         f"refused: it is a pickle that calls {called[1]}, and loading it could run any code; "
-        "expected tensors alone, such as torch.save(network.state_dict(), …) writes"
+        "expected only tensors, as torch.save(network.state_dict(), …) writes them"
     )
 
 
@@ -102,7 +102,7 @@ def _unnested(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS * 2:  # either may be around the other
+    for wrapper in WRAPPERS * 2:  # each may be inside the other
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return tensors

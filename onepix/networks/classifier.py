@@ -9,15 +9,15 @@ from onepix.errors import OnepixError
 
 
 class Classifier(nn.Module):
-    """Wrap a network so that it takes 8-bit images; normalisation lives in here and nowhere else.
+    """Wrap a network so that it takes 8-bit images; the input is scaled here and nowhere else.
 
     Parameters
     ----------
     network : nn.Module
         Maps scaled float images (N, C, H, W) to logits (N, classes).
     mean, std : sequence of float, or float
-        Per channel, in units of the full 8-bit range: the network sees (image / 255 − mean) / std. One number holds
-        for all channels, however many there are.
+        Per channel, in units of the full 8-bit range: the network sees (image / 255 − mean) / std. One number is
+        used for all channels, however many there are.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Classifier(nn.Module):
         TypeError
             If `images` are not uint8.
         OnepixError
-            If they have another number of channels than the scaling.
+            If the number of channels differs from that of the scaling.
         """
         logits: Tensor = self.network(self.scaled(images))
         return logits
@@ -69,7 +69,7 @@ class Classifier(nn.Module):
         if images.dtype != torch.uint8:
             raise TypeError(f"a Classifier takes uint8 images (N, H, W, C), got {images.dtype}")
         channels = {len(given) for given in self.scaling.values() if isinstance(given, tuple)}
-        if channels - {images.shape[3]}:  # one channel would be broadcast to three without a word
+        if channels - {images.shape[3]}:  # one channel would silently be broadcast to three
             raise OnepixError(f"the network takes images of {len(self.mean)} channels, got {images.shape[3]}")
-        # NHWC seen as NCHW is the channels-last memory format, the faster one for convolutions.
+        # NHWC viewed as NCHW is the channels-last memory format, in which convolutions are faster.
         return (images.permute(0, 3, 1, 2) / 255 - self.mean) / self.std

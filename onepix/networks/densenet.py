@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class DenseLayer(nn.Module):
-    """A 1 × 1 and a 3 × 3 convolution, each after batch normalisation and ReLU; its maps are put behind its input's."""
+    """A 1 × 1 and a 3 × 3 convolution, each after batch normalisation and ReLU; its maps are appended to the input."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC for CIFAR: three dense blocks, between them convolutions that halve channels and extents.
+    """DenseNet-BC for CIFAR: three dense blocks, and between them convolutions that halve channels, height and width.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def _block(channels: int, growth: int, layers: int) -> tuple[nn.Sequential, int]
 
 
 def _transition(channels: int) -> tuple[nn.Sequential, int]:
-    """Return what follows a dense block, and the number of its output channels."""
+    """Return the layers after a dense block, and the number of their output channels."""
     layers = OrderedDict[str, nn.Module](
         bn=nn.BatchNorm2d(channels),
         relu=nn.ReLU(),

@@ -16,11 +16,11 @@ def lite0() -> nn.Module:
     Notes
     -----
     Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (2019); the Lite variants
-    leave out squeeze-and-excitation and take ReLU6 for swish.
+    leave out squeeze-and-excitation and use ReLU6 instead of swish.
     """
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
-        raise OnepixError("pip install efficientnet-lite-pytorch, which is not a part of onepix") from None
+        raise OnepixError("the package efficientnet-lite-pytorch is missing; install it with pip") from None
     network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     return network

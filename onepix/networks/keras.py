@@ -26,7 +26,7 @@ TENSOR_NAMES = {
     **{"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"},
     **{"moving_mean": "running_mean", "moving_variance": "running_var"},
 }
-# What changes the order of values between two layers with weights, or might, is refused: PyTorch's order is another.
+# All other layers are refused: they may change the order of values, and PyTorch's order differs.
 WEIGHTLESS = {
     *("InputLayer", "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Dropout", "SpatialDropout2D", "Add"),
     *("Flatten", "ZeroPadding2D", "MaxPooling2D", "AveragePooling2D", "GlobalMaxPooling2D", "GlobalAveragePooling2D"),
@@ -35,17 +35,17 @@ WEIGHTLESS = {
 
 @dataclasses.dataclass(frozen=True)
 class _Flow:
-    """What runs between layers: which layers with weights it comes from, and what was done to it since."""
+    """A value between layers: which layers with weights it comes from, and what was done to it since then."""
 
     sources: frozenset[str]
-    padded: bool = False  # by the very layer before
+    padded: bool = False  # by the layer just before
     flattened: bool = False
-    channels: int = 0  # of the maps, also of those that were flattened
+    channels: int = 0  # of the maps, also after they were flattened
 
 
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """A Keras layer with weights, these by Keras's names."""
+    """A Keras layer with weights, under Keras's names."""
 
     name: str
     kind: str
@@ -64,7 +64,7 @@ class _Module:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Tell by its first bytes whether a file is HDF5; a missing file is not."""
+    """Tell by the first bytes whether a file is HDF5; False for a missing file."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -74,20 +74,18 @@ def is_hdf5(path: Path) -> bool:
 def read_keras(path: Path, network: nn.Module) -> dict[str, Tensor]:
     """Read the weights of a Keras 2 model for a torch network of the same layers.
 
-    The layers that hold weights are matched in order, the file's with the order in which the network runs. Checked are
-    what kind of layer each is, the shape of its weights, its stride, dilation, padding or epsilon, and which layers
-    with weights feed it. What layers without weights compute (activations, pooling, how much a padding layer adds) is
-    not.
+    Layers with weights are matched in order: the order of the file with the order in which the network runs. These are
+    compared: the kind of layer, the shape of its weights, its stride, dilation, padding or epsilon, and the layers with
+    weights that feed it. Layers without weights are not compared (activations, pooling, the size of padding layers).
 
     Parameters
     ----------
     path : Path
         HDF5 with the attribute `model_config` and the group `model_weights`, channels last.
     network : nn.Module
-        Of a kind that torch.fx can trace. Its convolutions, batch normalisations and linear layers are nn.Conv2d,
-        nn.BatchNorm2d and nn.Linear, each called once, and nothing else holds weights. Where the file pads a
-        convolution of stride 2 as `same`, the network has a padding layer right before it, as TensorFlow's rule
-        depends on the extent of the maps: see `onepix.networks.keras_resnet.SamePadding`.
+        torch.fx must be able to trace it. Only nn.Conv2d, nn.BatchNorm2d and nn.Linear may hold weights, each called
+        once. If the file pads a convolution of stride 2 as `same`, the network needs a padding layer just before it,
+        since TensorFlow's rule depends on the size of the maps: see `onepix.networks.keras_resnet.SamePadding`.
 
     Returns
     -------
@@ -98,15 +96,15 @@ def read_keras(path: Path, network: nn.Module) -> dict[str, Tensor]:
     Raises
     ------
     OnepixError
-        If the file is missing, truncated, no Keras 2 model or one of channels first or of layers that are not
-        supported, or if it is the model of another network than this: the first layer that differs is named.
+        If the file is missing, truncated, not a Keras 2 model, has channels first or layers that are not supported, or
+        belongs to another network: the message names the first layer that differs.
     """
     try:
         return _complete(_matched(_layers(*_contents(path)), _modules(network)), network)
     except OnepixError as error:
         raise OnepixError(f"{path}: {error}") from error.__cause__
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise OnepixError(f"{path}: its model_config and model_weights are not as in Keras 2; {EXPECTED}") from error
+        raise OnepixError(f"{path}: model_config and model_weights are not as in Keras 2; {EXPECTED}") from error
 
 
 def _contents(path: Path) -> tuple[Any, dict[str, dict[str, Tensor]]]:
@@ -118,7 +116,7 @@ def _contents(path: Path) -> tuple[Any, dict[str, dict[str, Tensor]]]:
     try:
         with h5py.File(path, "r") as file:
             if "layer_names" in file.attrs and "model_weights" not in file:
-                raise OnepixError(f"holds weights alone (save_weights), without model_config; {EXPECTED}")
+                raise OnepixError(f"holds only weights (save_weights), without model_config; {EXPECTED}")
             if "model_config" not in file.attrs or "model_weights" not in file:
                 raise OnepixError(f"HDF5 without model_config and model_weights; {EXPECTED}")
             version, backend = (_text(file.attrs.get(name, "unknown")) for name in ("keras_version", "backend"))
@@ -149,7 +147,7 @@ def _tensors(group: Any) -> dict[str, Tensor]:
 
 
 def _layers(model: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> list[_Layer]:
-    """Return the layers with weights in the file's order, in which every layer comes after those that feed it."""
+    """Return the layers with weights in the order of the file, where each layer comes after those that feed it."""
     layers: list[_Layer] = []
     outputs: dict[str, _Flow] = {}
     sequential = model["class_name"] == "Sequential"
@@ -228,7 +226,7 @@ def _matched(layers: Sequence[_Layer], modules: Sequence[_Module]) -> dict[str, 
 
 
 def _check_alike(layer: _Layer, module: _Module, names: Mapping[str, str]) -> None:
-    """Refuse a layer that differs from the module that it is matched with; `names` are the modules' by layer."""
+    """Refuse a layer that differs from its module; `names` maps names of layers to names of modules."""
     facts = zip(_facts_of_layer(layer), _facts_of_module(module), strict=True)
     different = next((both for both in facts if both[0] != both[1]), None)
     if different is None and {names[source] for source in layer.incoming.sources} != module.incoming.sources:
@@ -256,7 +254,7 @@ def _translated(layer: _Layer) -> dict[str, Tensor]:
 
 
 def _complete(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Check that the network's tensors are all there; counters, which Keras does not have, stay as they are."""
+    """Check that all tensors of the network are there; counters, which Keras does not have, stay as they are."""
     complete = {}
     for name, tensor in network.state_dict().items():
         found = tensor if name.endswith("num_batches_tracked") else state.get(name)
@@ -268,7 +266,7 @@ def _complete(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tens
     return complete
 
 
-# What is compared of a layer and of a module, as a message says it: the kind first, which decides what comes next.
+# The properties that are compared, as messages word them. The kind comes first, since it decides the others.
 
 
 def _facts_of_layer(layer: _Layer) -> Iterator[str]:
@@ -280,7 +278,7 @@ def _facts_of_layer(layer: _Layer) -> Iterator[str]:
         yield _kernels(count, height, width, channels)
         yield _steps(stride, dilation)
         added = _added((height, width), dilation) if config["padding"] == "same" else [0, 0]
-        ahead = any(added) and max(stride) > 1  # by how much then depends on the extent of the maps
+        ahead = any(added) and max(stride) > 1  # the amount then depends on the size of the maps
         yield _padding([0, 0] if ahead else added, ahead or layer.incoming.padded)
     elif kind is nn.Linear:
         yield _rows(*tensors["kernel"].shape)
@@ -309,7 +307,7 @@ def _facts_of_module(built: _Module) -> Iterator[str]:
 
 
 def _added(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Return how many rows and columns keep a map's extent; of an odd number, both frameworks put more at the end."""
+    """Return how many rows and columns keep the size of a map; if odd, both frameworks add one more at the end."""
     return [(extent - 1) * gap for extent, gap in zip(kernel, dilation, strict=True)]
 
 

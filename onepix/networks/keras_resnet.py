@@ -9,8 +9,8 @@ EPSILON = 1e-3  # Keras's, of batch normalisation
 class SamePadding(nn.Module):
     """Pad for a 3 × 3 convolution of stride 2 by TensorFlow's rule for `same`.
 
-    The last row and column of the padded maps are always added ones. Maps of even height get no row before the first,
-    maps of odd height get one; columns alike. PyTorch's symmetric padding would shift even maps by a pixel.
+    One row is always added at the end, and one at the beginning if the height is odd; the same for columns. PyTorch's
+    symmetric padding would shift maps of even size by one pixel.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ class SamePadding(nn.Module):
 
 
 class PreactivationBlock(nn.Module):
-    """Batch normalisation, ReLU and 3 × 3 convolution, twice; the shortcut takes the input as it comes in.
+    """Batch normalisation, ReLU and 3 × 3 convolution, twice; the shortcut starts from the block's input.
 
     Where the number of channels changes, the shortcut is a 1 × 1 convolution of stride 2.
     """
@@ -60,9 +60,9 @@ class KerasResNet(nn.Module):
 
     Notes
     -----
-    He, Zhang, Ren and Sun, "Identity Mappings in Deep Residual Networks" (2016), as built in
-    github.com/Hyperparticle/one-pixel-attack-keras, networks/resnet.py. The softmax that ends that network is left
-    out: the output is logits.
+    He, Zhang, Ren and Sun, "Identity Mappings in Deep Residual Networks" (2016), as in
+    github.com/Hyperparticle/one-pixel-attack-keras, networks/resnet.py. The final softmax is left out: the output is
+    logits.
     """
 
     def __init__(self, depth: int, classes: int = 10, channels: int = 3) -> None:

@@ -15,7 +15,7 @@ class LeNet(nn.Module):
     channels : int
         Number of image channels.
     kernel : int
-        Height and width of both convolutions' kernels.
+        Height and width of the kernels of both convolutions.
 
     Raises
     ------
@@ -25,7 +25,7 @@ class LeNet(nn.Module):
     Notes
     -----
     LeCun et al., "Gradient-based learning applied to document recognition" (1998), with the ReLU
-    and max-pooling that later studies use in place of the scaled tanh and trainable subsampling.
+    and max-pooling that later studies use instead of the scaled tanh and trainable subsampling.
     """
 
     def __init__(self, classes: int = 10, channels: int = 3, kernel: int = 5) -> None:

@@ -18,14 +18,14 @@ class NetworkInNetwork(nn.Sequential):
     Notes
     -----
     Su, Vargas and Sakurai, "One pixel attack for fooling deep neural networks" (2017), table 2, after Lin, Chen and
-    Yan, "Network In Network" (2014). These have a ReLU behind the convolution of the classes too. It is left out: with
-    it, training can come to rest where all logits are zero. Pools of 3 × 3 and stride 2 round up, as the authors'
+    Yan, "Network In Network" (2014). These also have a ReLU after the last convolution. It is left out: with it,
+    training can get stuck where all logits are zero. Pools of 3 × 3 and stride 2 round up, as the authors'
     framework (Caffe) does: 32, 16, 8.
     """
 
     def __init__(self, classes: int = 10, channels: int = 3) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        # Of each group: the first convolution's kernel, and the output channels of all three.
+        # For each group: kernel of the first convolution, and output channels of all three.
         groups = ((5, (192, 160, 96)), (5, (192, 192, 192)), (3, (192, 192, classes)))
         pools = (nn.MaxPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(3, 2, ceil_mode=True), nn.AdaptiveAvgPool2d(1))
         for group, ((first, widths), pool) in enumerate(zip(groups, pools, strict=True)):

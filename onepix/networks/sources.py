@@ -1,4 +1,4 @@
-"""Where a network's weights come from: found or fetched, verified, and loaded into its architecture."""
+"""Finds or fetches the weights of a network, verifies them, and loads them into its architecture."""
 
 import dataclasses
 import re
@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # imported where it is used: it costs start-up time
     from torchvision.models import WeightsEnum
 
 WHOLE = 64  # hexadecimal digits of a SHA-256
-RESCALING = ("googlenet", "inception_v3")  # torchvision scales their input a second time; both together make this
-IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's way to put a prefix of the SHA-256 into a file's name
+RESCALING = ("googlenet", "inception_v3")  # torchvision's networks scale their input again; 0.5 is the sum of both
+IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub puts a prefix of the SHA-256 into the name of a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Source:
     Attributes
     ----------
     origin : str
-        What the configuration names: `bundled`, a URL, a path, …
+        As in the configuration: `bundled`, a URL, a path, …
     path : Path or None
-        Where the file lies, or will lie once fetched; None for a factory's own weights.
+        Path of the file, which may have to be fetched; None for weights that a factory loads.
     url : str or None
-        Where it is fetched from.
+        Where to fetch it from.
     sha256 : str or None
-        What its SHA-256 must be, or begin with.
+        Its SHA-256, or the beginning of that.
     scaling : mapping
         `mean` and `std` that torchvision states for its weights; else empty.
     """
@@ -51,7 +51,7 @@ class Source:
 
     @property
     def absent(self) -> bool:
-        """Whether the file is to be fetched first."""
+        """Whether the file must be fetched first."""
         return self.url is not None and self.path is not None and not self.path.exists()
 
     @property
@@ -65,14 +65,14 @@ class Source:
 
 
 def find(settings: Network, trained: Path | None = None) -> Source:
-    """Tell where a network's weights are, without fetching or reading them.
+    """Find the weights of a network, without fetching or reading them.
 
     Parameters
     ----------
     settings : Network
         One entry of the configuration's networks.
     trained : Path, optional
-        What was trained, for `weights: train`.
+        The file of trained weights, for `weights: train`.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def find(settings: Network, trained: Path | None = None) -> Source:
 
 
 def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict[str, Any]]:
-    """Build a network, fetch its weights if need be, verify and load them.
+    """Build a network; fetch its weights if necessary, verify and load them.
 
     Parameters
     ----------
@@ -109,14 +109,14 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
     classifier : Classifier
         On the CPU, in evaluation mode.
     metadata : dict
-        What a file of onepix says of itself, and under `weights` where the tensors come from, their file's SHA-256
-        and how it was verified.
+        The metadata of a file of onepix; under `weights`, the origin of the tensors, the SHA-256 of their file, and how
+        it was verified.
 
     Raises
     ------
     OnepixError
-        If the file cannot be fetched, is missing, truncated, of another hash or architecture, or the input scaling
-        is not known.
+        If the file cannot be fetched, is missing, truncated, has another hash or architecture, or if the input
+        scaling is not known.
     """
     network = build(settings.architecture, settings.classes, settings.channels)
     metadata: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
     if mean is None or std is None:
         raise OnepixError(
             f"network {settings.architecture}: its weights do not state an input scaling; "
-            "set mean and std, one number a channel"
+            "set mean and std, one number per channel"
         )
     return Classifier(network, mean, std).eval(), metadata
 
@@ -148,7 +148,7 @@ def _bundled(architecture: str) -> Path:
 
 
 def _of_torchvision(settings: Network) -> Source:
-    """Return torchvision's weights: the entry named, or those that it calls the best (DEFAULT)."""
+    """Return torchvision's weights: the named entry, or its best ones (DEFAULT)."""
     from torchvision.models import get_model_weights
 
     name, entry = (text.partition(":")[2] for text in (settings.architecture, settings.weights))
@@ -164,7 +164,7 @@ def _of_torchvision(settings: Network) -> Source:
     in_name = IN_NAME.search(chosen.url)
     sha256 = settings.sha256 or (in_name[1] if in_name else None)
     if sha256 is None:
-        raise OnepixError(f"{chosen}: torchvision states no hash; set sha256")
+        raise OnepixError(f"{chosen}: torchvision gives no hash; set sha256")
     preset = chosen.transforms()
     scaling = {"mean": tuple(preset.mean), "std": tuple(preset.std)}
     if name in RESCALING:

@@ -1,4 +1,4 @@
-"""Training a network on CIFAR-10 by a written recipe: same seed and machine, same weights."""
+"""Trains a network on CIFAR-10 by a recipe: the same seed and machine give the same weights."""
 
 import dataclasses
 import math
@@ -17,24 +17,24 @@ from onepix.networks.build import family_of
 from onepix.networks.classifier import Classifier
 from onepix.progress import progress_bar
 
-WARM_UP = 0.25  # share of the steps in which the learning rate rises
+WARM_UP = 0.25  # of the steps: the learning rate rises
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the CIFAR-10 training set, by channel
-# By family. From nin on, batch size, weight decay and epochs are those of the sources named; their learning rates fall
-# in steps, and their first one, or half of it where weights that start larger call for care, is the peak of ours.
+# By family. From nin on, batch size, weight decay and epochs are those of the named sources. Their learning rate falls
+# in steps; the peak here is their first rate, or half of it where our larger initial weights need care.
 RECIPES = {
     "lenet": Recipe(epochs=60, peak_learning_rate=0.05, crop_padding=2),
     "resnet": Recipe(epochs=40, peak_learning_rate=0.2, precision="bfloat16"),
-    # The solver that Lin et al. (2014) published: 120,000 steps of 128 images, first rate 0.1.
+    # The solver file of Lin et al. (2014): 120,000 steps of 128 images, first rate 0.1.
     "nin": Recipe(epochs=307, peak_learning_rate=0.05, weight_decay=1e-4, precision="bfloat16"),
-    # Springenberg et al. (2015), section 3: first rate from 0.25, 0.1, 0.05 and 0.01; the batch size is not stated.
+    # Springenberg et al. (2015), section 3: first rate 0.25, 0.1, 0.05 or 0.01; they do not state the batch size.
     "allconv": Recipe(epochs=350, peak_learning_rate=0.05, weight_decay=1e-3, precision="bfloat16"),
-    # Zagoruyko's training of it (2015), which Li et al. (2017) follow; the first rate there is 1, here a ResNet's.
+    # Zagoruyko (2015), whom Li et al. (2017) follow; their first rate is 1, ours that of a ResNet.
     "vgg": Recipe(epochs=300, peak_learning_rate=0.1, precision="bfloat16"),
     # Zagoruyko and Komodakis (2016), section 3.
     "wrn": Recipe(epochs=200, peak_learning_rate=0.1, precision="bfloat16"),
     # Huang et al. (2017), section 4.2.
     "densenet": Recipe(epochs=300, batch_size=64, peak_learning_rate=0.1, weight_decay=1e-4, precision="bfloat16"),
-    # The example of training that Hassani et al. (2021) published, without its AutoAugment and label smoothing.
+    # The training example of Hassani et al. (2021), without AutoAugment and label smoothing.
     "vit": Recipe(
         epochs=200,
         optimiser="adamw",
@@ -47,7 +47,7 @@ RECIPES = {
 
 
 def recipe_for(architecture: str) -> Recipe:
-    """Return the recipe of an architecture's family; a ResNet's serves whatever has none."""
+    """Return the recipe of an architecture's family; by default that of a ResNet."""
     return RECIPES.get(family_of(architecture) or "", RECIPES["resnet"])
 
 
@@ -72,15 +72,15 @@ def train(
     Parameters
     ----------
     classifier : Classifier
-        Freshly built. Its convolutions and linear layers are initialised here from `seed`, unless the recipe keeps
-        what they were built with: then seed PyTorch before building.
+        Newly built. Its convolutions and linear layers are initialised here from `seed`, unless the recipe keeps the
+        initial weights of the architecture: then seed PyTorch before you build it.
     training : ImageSet
         uint8 images and labels.
     recipe : Recipe
-        Stochastic gradient descent with Nesterov momentum, or AdamW, the learning rate rising and then falling
-        linearly, on randomly cropped and mirrored images.
+        Stochastic gradient descent with Nesterov momentum, or AdamW, on randomly cropped and mirrored images; the
+        learning rate rises linearly, then falls linearly.
     seed : int
-        Fixes initial weights, order, augmentation and dropout.
+        Sets initial weights, order of images, augmentation and dropout.
     checkpoint : Path
         Written after each epoch.
     device : str
@@ -91,7 +91,7 @@ def train(
     Raises
     ------
     OnepixError
-        If the loss is no longer finite, or the checkpoint is of another recipe.
+        If the loss is no longer finite, or the checkpoint belongs to another recipe or seed.
     """
     images = torch.from_numpy(training.images).to(device)
     labels = torch.from_numpy(training.labels).to(device)
@@ -110,7 +110,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, images: ImageSet, device: str, batch_size: int = 500) -> float:
-    """Return the share of images classified as labelled, in float32."""
+    """Return the proportion of images that are classified as labelled, in float32."""
     classifier.to(device).eval()
     correct = 0
     for start in range(0, len(images.ids), batch_size):
@@ -128,7 +128,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Crop each image at random after padding with the mean value of the batch, and mirror half of them.
+    """Pad each image with the mean value of the batch, crop it at random, and mirror half of the images.
 
     Parameters
     ----------
@@ -154,12 +154,12 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
 
 
 def _train_epoch(state: _State, images: Tensor, labels: Tensor, recipe: Recipe, seed: int) -> float:
-    """Train one epoch, its randomness set by seed and epoch alone; return the mean loss."""
+    """Train one epoch, whose randomness depends only on seed and epoch; return the mean loss."""
     torch.manual_seed(_seed_of(seed, state.epoch))  # for dropout
     losses = []
-    steps_an_epoch = len(images) // recipe.batch_size
+    steps_per_epoch = len(images) // recipe.batch_size
     for step, (batch, target) in enumerate(_batches(images, labels, recipe, seed, state.epoch)):
-        rate = learning_rate(recipe, state.epoch * steps_an_epoch + step, recipe.epochs * steps_an_epoch)
+        rate = learning_rate(recipe, state.epoch * steps_per_epoch + step, recipe.epochs * steps_per_epoch)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
@@ -208,7 +208,7 @@ def _start_or_resume(classifier: Classifier, recipe: Recipe, seed: int, checkpoi
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True, map_location=classifier.mean.device)
         if (saved["recipe"], saved["seed"]) != (recipe.model_dump(), seed):
-            raise OnepixError(f"{checkpoint}: made by another recipe or seed; delete it to train afresh")
+            raise OnepixError(f"{checkpoint}: made by another recipe or seed; delete it to train from the beginning")
         classifier.load_state_dict(saved["classifier"])
         optimiser.load_state_dict(saved["optimiser"])
         state.epoch = saved["epoch"]

@@ -21,8 +21,8 @@ class VGG16(nn.Module):
     -----
     Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2015),
     configuration D, as Liu and Deng, "Very Deep Convolutional Neural Network Based Image Classification Using Small
-    Training Sample Size" (2015), fit it to CIFAR, and Li et al., "Pruning Filters for Efficient ConvNets" (2017), use
-    it: batch normalisation after every layer but the last, and no dropout.
+    Training Sample Size" (2015), adapt it to CIFAR, and as Li et al., "Pruning Filters for Efficient ConvNets" (2017),
+    use it: batch normalisation after every layer except the last, and no dropout.
     """
 
     def __init__(self, classes: int = 10, channels: int = 3) -> None:

@@ -1,4 +1,4 @@
-"""Weights in and out as safetensors, with metadata that say what they are."""
+"""Writes and reads weights as safetensors, with metadata that describe the network."""
 
 import json
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from onepix.files.manifests import read_manifest
 from onepix.networks.build import FACTORY, TORCHVISION, build
 from onepix.networks.classifier import Classifier
 
-KEY = "onepix"  # one entry for all metadata: safetensors writes several in random order, and files would differ
-NEEDED = {"classes", "channels", "mean", "std"}  # beside the architecture
-COUNTER = "num_batches_tracked"  # of batch normalisation; plays no part in evaluation
+KEY = "onepix"  # one entry for all metadata: several would be written in random order, and files would differ
+NEEDED = {"classes", "channels", "mean", "std"}  # besides the architecture
+COUNTER = "num_batches_tracked"  # of batch normalisation; not used in evaluation
 
 
 def bundled() -> dict[str, Path]:
@@ -38,7 +38,7 @@ def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, A
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what onepix wrote about the tensors of a safetensors file; nothing for a file of another origin.
+    """Return the metadata that onepix wrote into a safetensors file; empty for a file of another origin.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         metadata = None
     if not (isinstance(metadata, dict) and all(_is_scaling(metadata.get(name, 0.0)) for name in ("mean", "std"))):
-        raise OnepixError(f"{path}: its metadata entry '{KEY}' is not as onepix writes it")
+        raise OnepixError(f"{path}: its metadata entry '{KEY}' was not written by onepix, or is damaged")
     return metadata
 
 
@@ -64,12 +64,12 @@ def _is_scaling(value: Any) -> bool:
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Put tensors into a network, all of them or none.
+    """Load tensors into a network, all of them or none.
 
     Raises
     ------
     OnepixError
-        If tensors are missing, unexpected or of another shape; it names the first of each.
+        If tensors are missing, unexpected or have another shape; the message names the first of each.
     """
     expected = network.state_dict()
     missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
@@ -89,7 +89,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classifier:
-    """Load a network that onepix has written: the file's metadata state all that is needed.
+    """Load a network that onepix has written; its metadata hold all that is needed.
 
     Returns
     -------
@@ -112,9 +112,9 @@ def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classif
 
 
 def _refuse_foreign_code(architecture: str, path: Path) -> None:
-    """Refuse a factory that only the file itself names: building it would run whatever the file's author chose.
+    """Refuse a factory that only the file itself names: building it would run code that the file's author chose.
 
-    Where the job of `networks` wrote the file, its manifest holds the configuration's own choice.
+    If the job `networks` wrote the file, its manifest shows that the configuration names the factory.
     """
     if not FACTORY.fullmatch(architecture) or architecture.startswith(TORCHVISION):
         return

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 class WideBlock(nn.Module):
     """Batch normalisation, ReLU and a 3 × 3 convolution, twice, and a shortcut: pre-activation.
 
-    The shortcut is the block's input; where the number of channels changes, a 1 × 1 convolution of what the first
-    ReLU puts out.
+    The shortcut is the block's input; where the number of channels changes, it is a 1 × 1 convolution of the output of
+    the first ReLU.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
@@ -36,7 +36,7 @@ class WideResNet(nn.Module):
     depth : int
         28, 16, 40, or any other 6n + 4.
     width : int
-        How many times as many channels as a CIFAR ResNet has.
+        Factor by which it has more channels than a CIFAR ResNet.
     classes, channels : int
         Numbers of classes and of image channels.
 

@@ -1,1 +1,1 @@
-"""A study as a whole: what it would run, whether it can, and whether its results are sound."""
+"""A study as a whole: what it would run, whether it can run, and whether its results are correct."""

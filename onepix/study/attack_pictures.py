@@ -1,9 +1,8 @@
-"""Attacks a few pictures with a network, for `onepix attack`: from files to files, without a configuration of runs."""
+"""Attacks a few picture files, for `onepix attack`; no workflow and no runs of a configuration are needed."""
 
 import dataclasses
 import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from onepix.attacks.attack import clean_logits
 from onepix.config.attacks import AttackSettings, DifferentialEvolution
 from onepix.datasets.class_names import index_of
 from onepix.engine.evaluator import Evaluator
+from onepix.engine.speed import passes_per_second
 from onepix.errors import OnepixError
 from onepix.figures.maps import LayerMap, strip
 from onepix.figures.style import save
@@ -27,40 +27,39 @@ from onepix.files.atomic import replacing
 from onepix.layers.propagation import LayerMaps, propagation_maps
 from onepix.names import fits
 from onepix.notebook import attack, settings_of
-from onepix.pixels import Perturbation
 from onepix.study.subject import Subject, class_names_for, read_for
 
-SECONDS = 40.0  # of the minute that an attack may take; loading, following and drawing take the rest
-TRIED = 0.5  # seconds for which passes are counted, after a first one
+SECONDS = 40.0  # for the attacks, of about a minute in all; loading, maps and drawing take the rest
+TRIED = 0.5  # seconds during which passes are counted, after a first pass
 FOLDER = Path("onepix-attack")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """What became of one picture.
+class AttackedPicture:
+    """The result of the attack on one picture.
 
     Attributes
     ----------
     picture : str
         Its path.
     label, clean_class : str
-        The class it is to be attacked for, and the one that the network sees.
+        The true class, and the class that the network predicts for the original.
     confidence : float
-        In `clean_class`.
+        Of the network, in `clean_class`.
     flipped : bool or None
-        Whether one pixel flips the class; None if it was not attacked, since the network was wrong already.
+        Whether one pixel flips the class; None if not attacked, because the network misclassifies the original.
     tried : int
         Candidates evaluated.
     row, column : int
-        Of the changed pixel; counted from 0, in the image that the network takes. −1 if it was not attacked.
+        Position of the changed pixel, from 0, in the image that the network sees. −1 if not attacked.
     before, after : tuple of int
-        Its colour, one 8-bit number per channel.
+        Its colour before and after the change, one 8-bit number per channel.
     new_class : str
-        Seen with that pixel changed.
+        Prediction with that pixel changed.
     new_confidence : float
-        In `new_class`.
+        Of the network, in `new_class`.
     folder : Path or None
-        What was written.
+        The folder that was written.
     """
 
     picture: str
@@ -88,8 +87,8 @@ def attack_pictures(
     budget: int | None = None,
     seed: int = 0,
     output: Path = FOLDER,
-) -> list[Row]:
-    """Attack one pixel of each picture, and write what comes out.
+) -> list[AttackedPicture]:
+    """Attack one pixel of each picture, and write the results.
 
     Parameters
     ----------
@@ -98,29 +97,29 @@ def attack_pictures(
     pictures : sequence of Path
         Files as `onepix.datasets.pictures.read_picture` takes them, fitted to the network's size.
     labels : sequence of str
-        Names or numbers of classes, one for all pictures or one each; none: what the network sees.
+        True classes, by name or number: one for all pictures, or one per picture; empty: the network's predictions.
     say : callable
-        Is told in lines, before the attack, what becomes of the pictures and what is chosen for the user.
+        Called with lines of text before the attack: how pictures were fitted, and what was chosen automatically.
     method : str
         `scan` (up to the first flip), `differential_evolution` or `random_search`.
     budget : int, optional
-        Candidates per picture; default: as many as the method takes, or fewer if these would take above a minute.
+        Candidates per picture; default: what the method needs, or fewer if that would take more than a minute.
     seed : int
-        Of the methods that draw.
+        Seed of methods that draw at random.
     output : Path
-        Receives a folder per picture, named after its file, or NAME-2 and so on where that is taken: `original.png`
-        (as the network takes it), `maps.png`, and `attacked.png`, or `unflipped.png` with the best candidate if none
+        Gets one folder per picture, named after its file, or NAME-2 and so on if that exists. It holds `original.png`
+        (as the network sees it), `maps.png`, and `attacked.png`; or `unflipped.png` with the best candidate, if none
         flips the class. Nothing is written for a picture that was not attacked.
 
     Returns
     -------
-    list of Row
+    list of AttackedPicture
         One per picture, in their order.
 
     Raises
     ------
     OnepixError
-        One line: a file is not a picture, a label is no class, the size is not known, or as in `onepix.attack`.
+        If a file is not a picture, a label is not a class, the size is not known, or as in `onepix.attack`.
     """
     images = read_for(subject, pictures, say)
     evaluator = Evaluator(subject.classifier, subject.engine, images.shape[1:])
@@ -134,7 +133,7 @@ def attack_pictures(
     settings: dict[str, Any] = {"seed": seed, **first, **({} if budget is None else {"budget": budget})}
     if budget is None:
         settings |= _bound(settings_of(method, settings), evaluator, tensors, say)
-    output.mkdir(parents=True, exist_ok=True)  # before the attack, which would be lost if it cannot be
+    output.mkdir(parents=True, exist_ok=True)  # before the attack, whose result would be lost if this failed
     records, changed = attack(subject.classifier, images, wanted, method, engine=subject.engine, **settings)
     tried = records["eligible"].to_numpy(bool, copy=True)
     maps = propagation_maps(
@@ -155,7 +154,7 @@ def attack_pictures(
 
 
 def _labels(given: Sequence[str], seen: Sequence[int], names: Sequence[str]) -> list[int]:
-    """Return the number of each picture's class; the network's own where none is given."""
+    """Return the number of each picture's class; by default the class that the network predicts."""
     if not given:
         return list(seen)
     if len(given) not in (1, len(seen)):
@@ -168,53 +167,33 @@ def _label(text: str, names: Sequence[str]) -> int:
     if text in names or not text.isdecimal():
         return index_of(text, names, "--label")
     if int(text) >= len(names):
-        raise OnepixError(f"--label: {text} is no class; the network has classes 0–{len(names) - 1}")
+        raise OnepixError(f"--label: {text} is not a class; the network has classes 0–{len(names) - 1}")
     return int(text)
 
 
 def _bound(
     settings: AttackSettings, evaluator: Evaluator, pictures: Tensor, say: Callable[[str], None]
 ) -> dict[str, int]:
-    """Return the budget that ends all attacks within about a minute, if the method would take more; say so."""
+    """Return a budget that ends all attacks within about a minute, if the method would take longer; say so."""
     height, width, channels = pictures.shape[1:]
     most = most_candidates(settings, (height, width, channels))
     least = settings.population if isinstance(settings, DifferentialEvolution) else 1
-    affordable = max(int(_passes_per_second(evaluator, pictures[:1]) * SECONDS / len(pictures)), least)
+    affordable = max(
+        int(passes_per_second(evaluator, pictures[:1], evaluator.micro_batch, TRIED) * SECONDS / len(pictures)), least
+    )
     if affordable >= most:
         return {}
     say(
-        f"budget: {affordable:,} candidates per picture of {most:,}, so that it ends within about a minute; "
+        f"budget: {affordable:,} of {most:,} candidates per picture, which take about a minute; "
         f"--budget {most} tries them all"
     )
     return {"budget": affordable}
 
 
-@torch.inference_mode()
-def _passes_per_second(evaluator: Evaluator, picture: Tensor) -> float:
-    """Screen random one-pixel changes of an image, a micro-batch at a time."""
-    height, width, channels = picture.shape[1:]
-    generator = torch.Generator().manual_seed(0)
-    rows, columns, values = (
-        torch.randint(0, below, size, generator=generator, dtype=dtype).to(picture.device)
-        for below, size, dtype in (
-            (height, (evaluator.micro_batch, 1), torch.int64),
-            (width, (evaluator.micro_batch, 1), torch.int64),
-            (256, (evaluator.micro_batch, 1, channels), torch.uint8),
-        )
-    )
-    candidates, owners = Perturbation(rows, columns, values), torch.zeros_like(rows[:, 0])
-    evaluator.screen(picture, owners, candidates)  # the first pass is slower
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < TRIED:
-        evaluator.screen(picture, owners, candidates).argmax(1).cpu()
-        done += len(candidates)
-    return done / (time.perf_counter() - start)
-
-
-def _row(path: Path, record: pd.Series, image: npt.NDArray[np.uint8], names: Sequence[str]) -> Row:
-    """Return what a record says of a picture."""
+def _row(path: Path, record: pd.Series, image: npt.NDArray[np.uint8], names: Sequence[str]) -> AttackedPicture:
+    """Return the row of a picture, from its record."""
     label, clean = names[record["label"]], names[record["clean_class"]]
-    row = Row(str(path), label, clean, float(record["clean_confidence"]))
+    row = AttackedPicture(str(path), label, clean, float(record["clean_confidence"]))
     if not record["eligible"]:
         return row
     y, x = int(record["rows"][0]), int(record["columns"][0])
@@ -232,7 +211,7 @@ def _row(path: Path, record: pd.Series, image: npt.NDArray[np.uint8], names: Seq
 
 
 def _layer_maps(maps: Sequence[LayerMaps], index: int, patterns: Sequence[str]) -> list[LayerMap]:
-    """Return a picture's map of each layer that is to be shown, in units of the clean peak; 0 where that peak is 0."""
+    """Return a picture's map of each shown layer, in units of the clean peak; 0 where that peak is 0."""
     chosen = [layer for layer in maps if fits(layer.name, patterns)]
     peaks = [float(layer.clean_peak[index]) for layer in chosen]
     return [
@@ -243,13 +222,13 @@ def _layer_maps(maps: Sequence[LayerMaps], index: int, patterns: Sequence[str]) 
 
 def _write(
     subject: Subject,
-    row: Row,
+    row: AttackedPicture,
     original: npt.NDArray[np.uint8],
     changed: npt.NDArray[np.uint8],
     layers: Sequence[LayerMap],
     output: Path,
-) -> Row:
-    """Write what came of one picture into a new folder; return the row with it."""
+) -> AttackedPicture:
+    """Write the results of one picture into a new folder; return its row with the folder."""
     folder = _new_folder(output, Path(row.picture).stem)
     failed = "" if row.flipped else f", no flip within {row.tried:,} candidates"
     figure = strip(
@@ -271,7 +250,7 @@ def _write(
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """Make a folder of this name, or of NAME-2 and so on: nothing that is there is touched."""
+    """Make a folder with this name, or NAME-2 and so on: existing folders are not changed."""
     for number in itertools.count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:  # it imports torch
-    from onepix.study.attack_pictures import Row
+    from onepix.study.attack_pictures import AttackedPicture
 
-WIDTH = 160  # of a table that goes to a file and not to a terminal
+WIDTH = 160  # characters per line, if the output is not a terminal
 COLUMNS = ("picture", "class", "row, column", "colour", "new class", "tried")
 
 
@@ -20,8 +20,8 @@ def say(line: str) -> None:
     Console(highlight=False).print(line, soft_wrap=True, markup=False)
 
 
-def show(rows: Sequence["Row"]) -> None:
-    """Print a table with one row per picture, and where the rest was written."""
+def show(rows: Sequence["AttackedPicture"]) -> None:
+    """Print a table with one row per picture, and the folders that were written."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
@@ -34,12 +34,12 @@ def show(rows: Sequence["Row"]) -> None:
             say(f"{row.picture}: written into {row.folder}")
 
 
-def cells(row: "Row") -> list[str]:
+def cells(row: "AttackedPicture") -> list[str]:
     """Return a row as text, one cell per column."""
     picture = Path(row.picture).name
     seen = f"{row.clean_class} {row.confidence:.1%}"
     if row.flipped is None:
-        return [picture, seen, "", "", f"not attacked: the network does not say {row.label}", ""]
+        return [picture, seen, "", "", f"not attacked: the network does not classify it as {row.label}", ""]
     tried = f"{row.tried:,}"
     if not row.flipped:
         return [picture, seen, "", "", f"no flip within {tried} candidates", tried]

@@ -1,10 +1,9 @@
-"""Tries out a configuration before it runs: every network on every dataset that a run gives it."""
+"""Tries a configuration before it runs: every network on every dataset of its runs."""
 
 import dataclasses
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,21 +16,18 @@ from onepix.config.study import Config
 from onepix.errors import OfflineError, OnepixError
 from onepix.files.manifests import read_manifest
 
-if TYPE_CHECKING:  # each pair is checked in a process of its own, which alone imports torch
-    from torch import Tensor
-
-    from onepix.engine.evaluator import Evaluator
+if TYPE_CHECKING:  # each pair is checked in its own process, and only that imports torch
     from onepix.images import ImageSet
     from onepix.networks.classifier import Classifier
 
 T = TypeVar("T")
-KILLED = "the process that tried it was killed; was the memory full?"
-TRIED = 1.0  # seconds for which passes are counted, after a first round
+KILLED = "the process that tried it was killed; perhaps the memory was full"
+TRIED = 1.0  # seconds during which passes are counted, after a first pass
 
 
 @dataclasses.dataclass
-class Row:
-    """What was found of one network on one dataset; None where it could not be found out.
+class CheckedPair:
+    """The findings about one network on one dataset; None where unknown.
 
     Attributes
     ----------
@@ -46,9 +42,9 @@ class Row:
     accuracy : tuple of int or None
         Images of the sample classified as labelled, and images of the sample.
     scaling : dict
-        `mean` and `std`, a number a channel; empty if unknown.
+        `mean` and `std`, one number per channel; empty if unknown.
     memory : int or None
-        Peak of the process (on a GPU: of PyTorch's tensors) in bytes.
+        Peak memory of the process (on a GPU: of PyTorch's tensors), in bytes.
     passes : float or None
         Candidates screened per second.
     weights : str
@@ -56,9 +52,9 @@ class Row:
     verified : str
         How their file is verified; empty if it is not.
     fetches : list of str
-        What is not at hand.
+        What would have to be fetched.
     fault : str
-        What would stop the run; empty if nothing would.
+        The mistake that would stop the run; empty if there is none.
     """
 
     dataset: str
@@ -77,8 +73,8 @@ class Row:
     fault: str = ""
 
 
-def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Row]:
-    """Try every network on every dataset that a run gives it, each pair in a fresh process.
+def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[CheckedPair]:
+    """Try every network on every dataset of its runs, each pair in a new process.
 
     Parameters
     ----------
@@ -87,11 +83,11 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ro
     sample : int
         Images on which the accuracy is measured: the first of those selected.
     fetch : bool
-        Fetch what is not at hand; else it is only named, and what depends on it stays unknown.
+        Fetch what is missing; otherwise it is only named, and what depends on it stays unknown.
 
     Yields
     ------
-    Row
+    CheckedPair
         For each pair, in the order of the runs.
     """
     pairs = dict.fromkeys((run.dataset, network) for run in config.runs for network in run.networks)
@@ -101,8 +97,8 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ro
 
 def check_pair(
     config: Config, dataset: str, network: str, sample: int, fetch: bool = False, threads: int | None = None
-) -> Row:
-    """Try one network on one dataset, in a process of its own.
+) -> CheckedPair:
+    """Try one network on one dataset, in its own process.
 
     Parameters
     ----------
@@ -111,26 +107,26 @@ def check_pair(
     dataset, network : str
         Their names.
     threads : int, optional
-        Of PyTorch; all cores unless given.
+        Threads of PyTorch; default: all cores.
 
     Returns
     -------
-    Row
-        What is wrong with the pair stands in it.
+    CheckedPair
+        With the mistake, if there is one, as `fault`.
     """
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             return pool.submit(_row, config, dataset, network, sample, fetch, threads).result()
     except BrokenProcessPool:
-        return Row(dataset, network, fault=KILLED)
+        return CheckedPair(dataset, network, fault=KILLED)
 
 
-def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, threads: int | None) -> Row:
+def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, threads: int | None) -> CheckedPair:
     if not fetch:
         os.environ["ONEPIX_OFFLINE"] = "1"
     if threads:
         _keep_to(threads)
-    row = Row(dataset, network)
+    row = CheckedPair(dataset, network)
     try:
         loaded, chosen = _load_pair(row, config)
         classifier = loaded or _with_fresh_weights(config, network)
@@ -152,7 +148,7 @@ def _keep_to(threads: int) -> None:
 
 
 def known(config: Config, dataset: str) -> tuple[tuple[int, int, int], int] | None:
-    """Return the shape of a dataset's images and its classes, if they are known before it is loaded."""
+    """Return shape of the images and number of classes of a dataset, if known before it is loaded."""
     if isinstance(config.datasets[dataset], BundledDataset | Cifar10Dataset):
         return (32, 32, 3), 10
     manifest = _fetched(config, dataset)
@@ -164,7 +160,7 @@ def known(config: Config, dataset: str) -> tuple[tuple[int, int, int], int] | No
 
 
 def _fetched(config: Config, dataset: str) -> Path | None:
-    """Return the manifest of a dataset that was fetched as it is configured now."""
+    """Return the manifest of a dataset, if it was fetched with its present settings."""
     manifest = config.layout.dataset(dataset)
     if not manifest.exists():
         return None
@@ -173,7 +169,7 @@ def _fetched(config: Config, dataset: str) -> Path | None:
 
 
 def _noise(shape: tuple[int, int, int], classes: int) -> "ImageSet":
-    """Return one image in place of those that are not at hand: speed is the same on any."""
+    """Return one random image instead of missing ones: the speed does not depend on the image."""
     import numpy as np
 
     from onepix.images import ImageSet
@@ -182,15 +178,15 @@ def _noise(shape: tuple[int, int, int], classes: int) -> "ImageSet":
     return ImageSet(picture, np.zeros(1, np.int64), np.arange(1), tuple(map(str, range(classes))), "noise")
 
 
-def _load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
-    """Load a row's network, on its device, and the images that are attacked on it; None is what is not at hand.
+def _load_pair(row: CheckedPair, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
+    """Load a row's network, on its device, and the images that are attacked on it; None for what is missing.
 
-    The row learns what they are and what would be fetched.
+    Notes in the row what they are, and what would be fetched.
 
     Raises
     ------
     OnepixError
-        What would stop the run.
+        For a mistake that would stop the run.
     """
     from onepix.engine.devices import choose_device, keep_memory
 
@@ -201,7 +197,7 @@ def _load_pair(row: Row, config: Config) -> tuple["Classifier | None", "ImageSet
     return loaded and loaded.to(device), None if images is None else _selected(row, config, images)
 
 
-def _unless_absent(row: Row, name: str, load: Callable[[], T]) -> T | None:
+def _unless_absent(row: CheckedPair, name: str, load: Callable[[], T]) -> T | None:
     try:
         return load()
     except OfflineError as error:
@@ -229,8 +225,8 @@ def _cifar10(config: Config) -> Path:
     return folder
 
 
-def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
-    """Load a network, if its weights are at hand."""
+def _loaded(row: CheckedPair, config: Config, name: str) -> "Classifier | None":
+    """Load a network, if its weights are here."""
     from onepix.networks.sources import find, load_classifier
 
     settings = config.networks[name]
@@ -248,7 +244,7 @@ def _loaded(row: Row, config: Config, name: str) -> "Classifier | None":
 
 
 def _with_fresh_weights(config: Config, network: str) -> "Classifier":
-    """Build a network whose weights are not at hand, on its device: its speed is that of any weights."""
+    """Build a network whose weights are missing, on its device: the speed does not depend on the weights."""
     from onepix.engine.devices import choose_device
     from onepix.networks.build import build
     from onepix.networks.classifier import Classifier
@@ -263,7 +259,7 @@ def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | Non
     return path if settings.weights == "train" and path.exists() else None
 
 
-def _selected(row: Row, config: Config, images: "ImageSet") -> "ImageSet":
+def _selected(row: CheckedPair, config: Config, images: "ImageSet") -> "ImageSet":
     """Return the images that the runs of this pair attack."""
     from onepix.datasets.selection import select
 
@@ -278,12 +274,14 @@ def _selected(row: Row, config: Config, images: "ImageSet") -> "ImageSet":
     return chosen
 
 
-def _try_out(row: Row, config: Config, classifier: "Classifier", few: "ImageSet", with_accuracy: bool) -> None:
+def _try_out(row: CheckedPair, config: Config, classifier: "Classifier", few: "ImageSet", with_accuracy: bool) -> None:
     """Classify a few images, and count the candidates screened per second."""
     import torch
 
     from onepix.attacks.attack import clean_logits
+    from onepix.attacks.search import PASSES_PER_ROUND
     from onepix.engine.evaluator import Evaluator
+    from onepix.engine.speed import passes_per_second
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
@@ -292,39 +290,11 @@ def _try_out(row: Row, config: Config, classifier: "Classifier", few: "ImageSet"
     if with_accuracy:
         correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
         row.accuracy = int(correct.sum()), len(few.labels)
-    row.passes = _passes_per_second(evaluator, pictures[:1])
-
-
-def _passes_per_second(evaluator: "Evaluator", picture: "Tensor") -> float:
-    """Screen random one-pixel changes of an image, a round of a search at a time."""
-    import torch
-
-    from onepix.attacks.search import PASSES_A_ROUND
-    from onepix.pixels import Perturbation
-
-    height, width, channels = picture.shape[1:]
-    count = PASSES_A_ROUND * evaluator.micro_batch
-    generator = torch.Generator().manual_seed(0)
-    rows, columns, values = (
-        torch.randint(0, below, size, generator=generator, dtype=dtype).to(picture.device)
-        for below, size, dtype in (
-            (height, (count, 1), torch.int64),
-            (width, (count, 1), torch.int64),
-            (256, (count, 1, channels), torch.uint8),
-        )
-    )
-    candidates, owners = Perturbation(rows, columns, values), torch.zeros_like(rows[:, 0])
-    few = torch.arange(evaluator.micro_batch, device=picture.device)
-    evaluator.screen(picture, owners[few], candidates[few])  # the first pass is slower
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < TRIED:
-        evaluator.screen(picture, owners, candidates).argmax(1).cpu()
-        done += count
-    return done / (time.perf_counter() - start)
+    row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
 
 
 def _peak_memory() -> int | None:
-    """Return the most memory that this process has held, in bytes; on a GPU, its tensors'."""
+    """Return the most memory that this process has held, in bytes; on a GPU, that of its tensors."""
     import torch
 
     if torch.cuda.is_available():

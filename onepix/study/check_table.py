@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 
 from onepix.config.study import Config
-from onepix.study.check import Row
+from onepix.study.check import CheckedPair
 
 UNKNOWN = "?"
-WIDTH = 160  # of a table that goes to a file and not to a terminal
+WIDTH = 160  # characters per line, if the output is not a terminal
 COLUMNS = (
     "dataset",
     "network",
@@ -24,8 +24,8 @@ COLUMNS = (
 )
 
 
-def show(config: Config, rows: Iterable[Row]) -> int:
-    """Print a table of rows, what would be fetched and what is wrong; return how many rows have a fault."""
+def show(config: Config, rows: Iterable[CheckedPair]) -> int:
+    """Print a table, what would be fetched, and all mistakes; return how many rows have a fault."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
@@ -49,8 +49,8 @@ def show(config: Config, rows: Iterable[Row]) -> int:
     return sum(bool(row.fault) for row in found)
 
 
-def cells(row: Row) -> list[str]:
-    """Return a row as text, a cell a column."""
+def cells(row: CheckedPair) -> list[str]:
+    """Return a row as text, one cell per column."""
     shape = "×".join(map(str, row.shape)) if row.shape else UNKNOWN
     correct, of = row.accuracy or (0, 0)
     return [
@@ -68,5 +68,5 @@ def cells(row: Row) -> list[str]:
 
 
 def _numbers(values: Sequence[float] | float) -> str:
-    """Write one number a channel, or one for all."""
+    """Write one number per channel, or one for all channels."""
     return " ".join(f"{value:.4g}" for value in (values if isinstance(values, Sequence) else [values]))

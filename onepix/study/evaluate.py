@@ -1,4 +1,4 @@
-"""How accurate networks are on CIFAR-10."""
+"""The accuracy of networks on CIFAR-10."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Says what a run of the workflow would do, why, and how much that is.
+"""Finds out which jobs the workflow would run, why, and how long the attacks take at most.
 
-The one module of the library that knows Snakemake.
+No other module of the library imports Snakemake.
 """
 
 import ast
@@ -23,9 +23,9 @@ from onepix.config.statistics import Statistics
 from onepix.config.study import Config
 from onepix.errors import OnepixError
 from onepix.files.manifests import digest
-from onepix.study.check import Row, check_pair, known
+from onepix.study.check import CheckedPair, check_pair, known
 
-# Snakemake is imported where it is used: it takes seconds, and nothing else here needs it.
+# Snakemake is imported inside functions: that takes seconds, and most functions here do not need it.
 
 SECTIONS: dict[str, type[Settings]] = {
     "engine": Engine,
@@ -33,11 +33,11 @@ SECTIONS: dict[str, type[Settings]] = {
     "statistics": Statistics,
     "figures": Figures,
 }
-KINDS = ("method", "variant", "source", "architecture", "weights")  # where they change, other keys follow
-MOST_KEYS = 5  # named of one job
-LONGEST = 40  # characters of a value
+KINDS = ("method", "variant", "source", "architecture", "weights")  # when these change, other keys change with them
+MOST_KEYS = 5  # named per job
+LONGEST = 40  # characters shown of a value
 ABSENT = "–"
-ATTACK = "attack"  # the rule whose work can be counted before it runs
+ATTACK = "attack"  # the only rule whose work can be counted before it runs
 
 Run = tuple[str, str, str]  # dataset, network, attack
 
@@ -53,11 +53,11 @@ class Job:
     wildcards : mapping
         Values by name.
     settings : mapping
-        What it is told of the configuration; empty where that is nothing.
+        Its part of the configuration; empty if it has none.
     why : tuple of str
-        Why it would run, most telling first; none if it would not.
+        Why it would run, most important reason first; empty if it would not run.
     threads : int
-        That it takes.
+        Number of threads.
     """
 
     rule: str
@@ -68,19 +68,19 @@ class Job:
 
     @property
     def run(self) -> Run:
-        """Dataset, network and attack; empty where the job is not of one."""
+        """Dataset, network and attack; empty where the job does not belong to one."""
         dataset, network, attack = (self.wildcards.get(name, "") for name in ("dataset", "network", "attack"))
         return dataset, network, attack
 
 
 @dataclasses.dataclass(frozen=True)
 class Workflow:
-    """What Snakemake knows of a study.
+    """The jobs of a study, as Snakemake sees them.
 
     Attributes
     ----------
     jobs : tuple of Job
-        All that lead to the study's results, in the order in which they could run; without the target `all`.
+        All jobs that lead to the study's results, in a possible order of running; without the target `all`.
     """
 
     jobs: tuple[Job, ...]
@@ -99,11 +99,11 @@ class Estimate:
     run : tuple of str
         Dataset, network and attack.
     images, of : int or None
-        Images to be attacked, and those that the run names; None where these are not known yet.
+        Number of images to be attacked, and of images of the run; None if not known yet.
     passes : int or None
-        Candidates to be evaluated, at most; None if not known.
+        At most so many candidates are evaluated; None if not known.
     rate : float or None
-        Passes per second of one job; None where nothing was tried.
+        Passes per second of one job; None if not measured.
     unknown : str
         Why something is not known.
     """
@@ -117,21 +117,21 @@ class Estimate:
 
     @property
     def seconds(self) -> float | None:
-        """How long the attacks take at most, one job at a time."""
+        """Seconds that the attacks take at most, with one job at a time."""
         if self.passes == 0:
             return 0.0
         return self.passes / self.rate if self.passes and self.rate else None
 
 
 def ask_snakemake(config: Config, files: Sequence[Path]) -> Workflow:
-    """Let Snakemake find out what would run, in this folder; nothing does.
+    """Let Snakemake find out what would run in this folder, without running it.
 
     Parameters
     ----------
     config : Config
         A study.
     files : sequence of Path
-        What it was read from.
+        The files that it was read from.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def ask_snakemake(config: Config, files: Sequence[Path]) -> Workflow:
         If there is no Snakefile, or Snakemake finds a mistake.
     """
     if not Path("Snakefile").is_file():
-        raise OnepixError(f"{Path.cwd()}: no Snakefile; run onepix plan in the folder where it lies")
+        raise OnepixError(f"{Path.cwd()}: no Snakefile; run onepix plan in the folder of the Snakefile")
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import format_exception_to_string
     from snakemake.settings.enums import Quietness
@@ -149,10 +149,10 @@ def ask_snakemake(config: Config, files: Sequence[Path]) -> Workflow:
     with SnakemakeApi(quiet) as api, redirect_stdout(io.StringIO()):
         study = api.workflow(ResourceSettings(cores=os.cpu_count()), ConfigSettings(configfiles=files))
         try:
-            # As the default profile has it, what was interrupted is made again.
+            # As in the default profile, interrupted outputs are made again.
             study.dag(DAGSettings(force_incomplete=True))
             workflow = study._workflow
-            # There is no public way to the jobs; all of Snakemake's own ways of looking at them begin with these two.
+            # Snakemake has no public way to get the jobs; its own commands begin with these two calls.
             workflow._prepare_dag(forceall=False, ignore_incomplete=False, lock_warn_only=True)
             workflow._build_dag()
         except SystemExit as error:
@@ -164,7 +164,7 @@ def ask_snakemake(config: Config, files: Sequence[Path]) -> Workflow:
 
 
 def workflow_lines(study: Any) -> Any:
-    """Return where the lines of a workflow stand in its files, for error messages."""
+    """Return where the lines of a workflow are in its files, for error messages."""
     return study._workflow_store.linemaps if study._workflow_store else {}
 
 
@@ -189,14 +189,14 @@ def _settings(text: object) -> dict[str, Any]:
 def _reasons(
     config: Config, workflow: Any, job: Any, wildcards: Mapping[str, str], settings: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Say why a job would run, most telling first.
+    """Yield the reasons why a job would run, most important first.
 
-    Snakemake stops looking where a job follows from another one, so its settings and files are compared here.
+    If a job runs because of another job, Snakemake looks no further, so settings and files are compared here.
     """
     reason, records = workflow.dag.reason(job), workflow.persistence
     makers = _makers(workflow.dag, job)
     if records.params_changed(job):
-        # Snakemake keeps parameters as Python writes them.
+        # Snakemake stores parameters as Python literals.
         before = [_settings(ast.literal_eval(text)) for text in records.params(job.output[0]) or []]
         yield from changed_keys(config, wildcards, next(filter(None, before), {}), settings)
     made = {file for files in makers.values() for file in files}
@@ -219,12 +219,12 @@ def _reasons(
 
 
 def _makers(dag: Any, job: Any) -> dict[Any, Any]:
-    """Return the jobs that would run and make a job's inputs, with those."""
+    """Return the jobs that would run and make inputs of a job, and which inputs they make."""
     return {maker: files for maker, files in dag.dependencies[job].items() if dag.needrun(maker)}
 
 
 def _changed_files(records: Any, job: Any) -> set[str]:
-    """Return a job's inputs that are not what they were when it ran; Snakemake keeps the digests of small files."""
+    """Return the inputs of a job that changed since it ran; Snakemake stores the digests of small files."""
     record = records.metadata(job.output[0])
     before = (record and record.input_checksums) or {}
     known = {file for file in map(str, job.input) if file in before and Path(file).is_file()}
@@ -237,7 +237,7 @@ def _digest(file: str) -> str:
 
 
 def _other_inputs(before: Iterable[str], now: Iterable[str]) -> Iterator[str]:
-    """Name the files that came to a job's inputs, and those that left them."""
+    """Name the files that are new among a job's inputs, and those that are gone."""
     old, new = set(map(str, before)), set(map(str, now))
     if new - old:
         yield f"also reads {in_short(new - old)}"
@@ -254,21 +254,21 @@ def in_short(files: Iterable[str]) -> str:
 def changed_keys(
     config: Config, wildcards: Mapping[str, str], before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Name the keys of the configuration in which a job's settings differ, with their values before and now.
+    """Name the keys of the configuration that changed for a job, with their values before and now.
 
     Parameters
     ----------
     config : Config
         The study.
     wildcards : mapping
-        Of the job: which dataset, network and attack its settings belong to.
+        Wildcards of the job: the dataset, network and attack of its settings.
     before, now : mapping
-        The job's settings, as recorded and as they are.
+        The job's settings when it ran, and now.
 
     Yields
     ------
     str
-        ``attacks.de.generations: 4 → 5``; of more than a few, the last says how many more there are.
+        ``attacks.de.generations: 4 → 5``; after a few keys, the number of further ones.
     """
     found = list(_differences((), before, now)) if before else []
     if not found:
@@ -281,7 +281,7 @@ def changed_keys(
 
 
 def _differences(path: tuple[str, ...], before: Any, now: Any) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """Walk through two settings; give the path, the value before and the value now wherever they differ."""
+    """Compare two settings; yield path, value before and value now of each difference."""
     if isinstance(before, list) and isinstance(now, list) and path[-1:] == ("runs",) and len(before) == len(now):
         before, now = dict(enumerate(before)), dict(enumerate(now))
     if isinstance(before, dict) and isinstance(now, dict):
@@ -301,7 +301,7 @@ def _shown(path: tuple[str, ...], value: Any) -> str:
 
 
 def _ranges(ids: Sequence[int]) -> str:
-    """Write ids in short: 0-3, 7."""
+    """Write ids as a short text: 0-3, 7."""
     parts: list[list[int]] = []
     for image_id in sorted(ids):
         if parts and image_id == parts[-1][-1] + 1:
@@ -330,7 +330,7 @@ def _key(config: Config, wildcards: Mapping[str, str], path: tuple[str, ...]) ->
 
 
 def _run(config: Config, wildcards: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the keys of the run that a job belongs to; of several, none in particular."""
+    """Return the keys of the run that a job belongs to; just `runs` if there are several."""
     indices = [
         index
         for index, run in enumerate(config.runs)
@@ -342,7 +342,7 @@ def _run(config: Config, wildcards: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def estimates(config: Config, workflow: Workflow, trial: bool = True) -> Iterator[Estimate]:
-    """Count what attacks would evaluate.
+    """Count the candidates that attacks would evaluate.
 
     Parameters
     ----------
@@ -351,25 +351,25 @@ def estimates(config: Config, workflow: Workflow, trial: bool = True) -> Iterato
     workflow : Workflow
         What would run.
     trial : bool
-        Measure, each in a process of its own, how fast the networks are that would be attacked.
+        Measure the speed of the networks that would be attacked, each in its own process.
 
     Yields
     ------
     Estimate
         For each dataset, network and attack, in the order of the runs.
     """
-    tried: dict[tuple[str, str], Row] = {}
+    tried: dict[tuple[str, str], CheckedPair] = {}
     for run in [(r.dataset, network, attack) for r in config.runs for network in r.networks for attack in r.attacks]:
         pair, jobs = run[:2], [job for job in workflow.jobs if job.rule == ATTACK and job.run == run]
         if trial and pair not in tried and any(job.why for job in jobs):
             tried[pair] = check_pair(config, *pair, sample=1, threads=max(job.threads for job in jobs))
-        yield estimate(config, run, jobs, tried.get(pair, Row(*pair)))
+        yield estimate(config, run, jobs, tried.get(pair, CheckedPair(*pair)))
 
 
-def estimate(config: Config, run: Run, jobs: Sequence[Job], tried: Row) -> Estimate:
-    """Count what the attacks of one run would evaluate, by its jobs and by what a trial found of its network."""
+def estimate(config: Config, run: Run, jobs: Sequence[Job], tried: CheckedPair) -> Estimate:
+    """Count the candidates of one run, from its jobs and from a trial of its network."""
     if not jobs:
-        why = f"{' × '.join(run)}: a rule chooses the images, which is done once the dataset is fetched"
+        why = f"{' × '.join(run)}: a rule will choose the images when the dataset has been fetched"
         return Estimate(run, unknown=why)
     images, of = (sum(len(job.settings["image_ids"]) for job in jobs if job.why or every) for every in (False, True))
     if not images:
@@ -382,7 +382,7 @@ def estimate(config: Config, run: Run, jobs: Sequence[Job], tried: Row) -> Estim
 
 
 def passes_per_image(config: Config, run: Run, shape: tuple[int, int, int] | None, classes: int | None) -> int | None:
-    """Return how many candidates all attacks on an image evaluate at most; None where shape or classes decide it."""
+    """Return how many candidates all attacks on an image evaluate at most; None if shape or classes are missing."""
     from onepix.attacks.attack import budget
 
     settings = config.attacks[run[2]]

@@ -8,18 +8,18 @@ from rich.table import Table
 from onepix.study.plan import ATTACK, Estimate, Workflow
 
 UNKNOWN, NOTHING = "?", "–"
-WIDTH = 180  # of a table that goes to a file and not to a terminal
+WIDTH = 180  # characters per line, if the output is not a terminal
 HEADER = ("dataset", "network", "attack", "images", "passes ≤", "passes/s", "time ≤")
 TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def show(workflow: Workflow, estimates: Iterable[Estimate]) -> None:
-    """Print a table of rules and one of runs, each with what would be done; one line if that is nothing."""
+    """Print a table of rules and a table of runs, with what would be done; one line if nothing would run."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH)
     if not workflow.to_run():
-        console.print("nothing would run: all results are there, made as the configuration says")
+        console.print("nothing would run: all results exist and match the configuration")
         return
     _print_table(console, ("rule", "jobs", "why"), rule_rows(workflow))
     found = []
@@ -42,7 +42,7 @@ def _print_table(console: Console, header: Sequence[str], rows: Iterable[Sequenc
 
 
 def rule_rows(workflow: Workflow) -> list[list[str]]:
-    """Return one row per rule: its jobs, and why they would run, each reason once and the most telling first."""
+    """Return one row per rule: number of jobs, and each reason once, most important first."""
     rows = []
     for rule in dict.fromkeys(job.rule for job in workflow.to_run()):
         jobs = workflow.to_run(rule)
@@ -65,7 +65,7 @@ def cells(estimate: Estimate) -> list[str]:
 
 
 def sums(estimates: Sequence[Estimate]) -> list[str]:
-    """Return the sums of all runs, one cell per column; unknown is the sum of what is unknown in one."""
+    """Return the sums over all runs, one cell per column; unknown if any run's value is unknown."""
     images, of, passes, seconds = (
         None if None in values else sum(values)
         for values in zip(*((run.images, run.of, run.passes, run.seconds) for run in estimates), strict=True)
@@ -79,16 +79,16 @@ def notes(workflow: Workflow, estimates: Sequence[Estimate]) -> Iterator[str]:
         yield "≤: at most. Images classified wrongly are not attacked, and attacks may end at a success."
     if any(estimate.rate for estimate in estimates):
         yield (
-            "Passes per second are those of a trial just now: what attacks check in float32 comes on top. Times are of "
-            "one job at a time: divide them by the number of jobs at a time."
+            "Passes per second were measured just now, without the checks in float32 that attacks add. Times are for "
+            "one job at a time: divide them by the number of jobs that run at once."
         )
     if any(job.rule != ATTACK for job in workflow.to_run()):
-        yield "Only attacks are counted; the jobs of other rules take time too."
+        yield "Only attacks are counted; the jobs of other rules take time, too."
     yield from dict.fromkeys(estimate.unknown for estimate in estimates if estimate.unknown)
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time as text, in a unit that suits it."""
+    """Return a time as text, in a suitable unit."""
     if seconds is None:
         return UNKNOWN
     if 0 < seconds < 1:
@@ -97,5 +97,5 @@ def duration(seconds: float | None) -> str:
 
 
 def _number(count: float | None) -> str:
-    """Return a count or a rate as text; of a slow rate, a decimal too."""
+    """Return a count or a rate as text; slow rates get a decimal."""
     return UNKNOWN if count is None else f"{count:,.0f}" if count == int(count) or count >= 10 else f"{count:.1f}"

@@ -1,4 +1,4 @@
-"""What a configuration means: which datasets, networks, chunks and stages, and what each rule is told and reads."""
+"""What a configuration means: its runs and chunks, and which settings and files each rule gets."""
 
 import dataclasses
 import functools
@@ -27,26 +27,26 @@ RUN_TABLES = (
 FIELD_TABLE = "receptive_fields.csv"  # of a dataset and a network, whatever the attack
 RUN_FIGURES = ("average_propagation", "average_aligned", "growth_by_depth", "comparison", "position_maps")
 CHARTS = ("locality_chart", "distance_profile", "receptive_fields")
-ELSEWHERE = ("bundled", "train", "factory", "torchvision")  # weights that are no file of the user's
+ELSEWHERE = ("bundled", "train", "factory", "torchvision")  # weights that are not a file of the user
 ADDRESSES = ("torchvision:", "http://", "https://")
 
 
 def rule_of(images: object) -> Selection | None:
-    """Return the rule that chooses images, which takes the dataset; None where they are listed."""
+    """Return the rule that chooses images from the dataset; None if the images are listed."""
     return images if isinstance(images, Selection) and images.file is None else None
 
 
 def image_ids(config: Config, index: int, chosen: Callable[[str, str], Path]) -> tuple[int, ...]:
-    """Return the ids of the images that a run names.
+    """Return the ids of the images of a run.
 
     Parameters
     ----------
     config : Config
         The study.
     index : int
-        Of the run in the configuration's list.
+        Index of the run in the configuration's list.
     chosen : callable
-        Takes a dataset and the name of a selection; returns the file that lists the images that the rule chose.
+        Takes a dataset and the name of a selection; returns the file with the chosen ids.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def image_ids(config: Config, index: int, chosen: Callable[[str, str], Path]) ->
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """What is attacked how in a study, and which results follow from it.
+    """The runs of a study, and the results that follow from them.
 
     Attributes
     ----------
@@ -81,8 +81,8 @@ class Runs:
     def indices(self) -> dict[Run, int]:
         """Each dataset, network and attack, and the index of its entry in the configuration's list.
 
-        They stand in the order of their names and not of that list: it is the order of many rules' inputs, and of the
-        rows of tables.
+        They are sorted by name, not in the order of the list. The inputs of many rules and the rows of tables have
+        this order.
         """
         found = {
             (run.dataset, network, attack): index
@@ -99,7 +99,7 @@ class Runs:
 
     @functools.cached_property
     def shared(self) -> list[tuple[str, str]]:
-        """Each dataset and attack of several networks, if each image is attacked once and by one pixel."""
+        """Each dataset and attack with several networks, if each image is attacked once, with one pixel."""
         pairs = dict.fromkeys((dataset, attack) for dataset, _, attack in self.indices)
         return [
             (dataset, attack)
@@ -120,11 +120,11 @@ class Runs:
         return [rule.name for run in of_pair if (rule := rule_of(run.images))]
 
     def networks(self, dataset: str, attack: str) -> list[str]:
-        """Return the networks on which images of a dataset are attacked so."""
+        """Return the networks on which this attack is run with images of this dataset."""
         return [run[1] for run in self.indices if (run[0], run[2]) == (dataset, attack)]
 
     def single_pixel(self, attack: str) -> bool:
-        """Tell whether an attack changes one pixel; where a change of several would be moved to is not defined."""
+        """Tell whether an attack changes one pixel; only such a change can be moved to other positions."""
         return bool(getattr(self.config.attacks[attack], "pixels", 1) == 1)
 
     def stages(self, attack: str) -> list[str]:
@@ -132,14 +132,14 @@ class Runs:
         return [stage for stage in STAGES if stage in ("attack", "propagation") or self.single_pixel(attack)]
 
     def chunks(self, run: Run) -> dict[str, list[int]]:
-        """Return a run's chunks: fixed blocks of image ids, by name, with the ids wanted of each."""
+        """Return a run's chunks: fixed blocks of image ids, by name, with the wanted ids of each."""
         blocks: dict[str, list[int]] = {}
         for image_id in self.images(self.indices[run]):
             blocks.setdefault(block(image_id, self.config.images_per_job), []).append(image_id)
         return blocks
 
     def first_images(self, dataset: str, network: str) -> list[int]:
-        """Return the first images that a network is attacked on: its effective receptive fields come from them."""
+        """Return the first images on which a network is attacked: its effective receptive fields come from them."""
         of_pair = (index for run, index in self.indices.items() if run[:2] == (dataset, network))
         ids = {image_id for index in of_pair for image_id in self.images(index)}
         return sorted(ids)[: self.config.propagation.gradient_images]
@@ -147,13 +147,13 @@ class Runs:
     # What rules read
 
     def manifests(self, stage: str, run: Run) -> list[Path]:
-        """Return the manifests of all chunks of a run at a stage; none if its attack has no such stage."""
+        """Return the manifests of all chunks of a run at a stage; empty if its attack has no such stage."""
         if stage not in self.stages(run[2]):
             return []
         return [self.config.layout.chunk(stage, run, chunk) for chunk in self.chunks(run)]
 
     def all_manifests(self) -> list[Path]:
-        """Return the manifests of all datasets and networks that are used, and of all chunks of all stages."""
+        """Return the manifests of all used datasets and networks, receptive fields, and chunks of all stages."""
         layout = self.config.layout
         return [
             *(layout.dataset(dataset) for dataset in dict.fromkeys(run[0] for run in self.indices)),
@@ -169,11 +169,11 @@ class Runs:
         return [manifest for other in others for manifest in self.manifests("attack", (dataset, other, attack))]
 
     def transfers(self, dataset: str, attack: str) -> list[Path]:
-        """Return the tables of others' successes on each network."""
+        """Return the tables of other networks' successes, tried on each network."""
         return [self.config.layout.transfer((dataset, net, attack)) for net in self.networks(dataset, attack)]
 
     def vulnerable(self, dataset: str, attack: str) -> list[Path]:
-        """Return the manifests that tell each network's vulnerable positions: whole scans, else position maps."""
+        """Return the manifests with each network's vulnerable positions: of whole scans, else of position maps."""
         settings = self.config.attacks[attack]
         stage = "attack" if settings.method == "scan" and settings.stop == "all" else "locality"
         runs = [(dataset, network, attack) for network in self.networks(dataset, attack)]
@@ -186,23 +186,23 @@ class Runs:
         return [self.config.layout.summary(run, table) for run in self.indices]
 
     def cifar10_of(self, dataset: str) -> list[Path]:
-        """Return CIFAR-10's manifest for a dataset that is made of it."""
+        """Return the manifest of CIFAR-10, if the dataset is made from it."""
         return [self.config.layout.cifar10()] if isinstance(self.config.datasets[dataset], Cifar10Dataset) else []
 
     def trained_weights(self, network: str) -> list[Path]:
-        """Return the weights to be trained, for a network that asks for it."""
+        """Return the file of trained weights, if the network is to be trained."""
         wanted = self.config.networks[network].weights == "train"
         return [self.config.layout.trained(network)] if wanted else []
 
     def own_images(self, dataset: str) -> list[Path]:
-        """Return the user's own files of images, if the dataset is made of such; packages are not watched."""
+        """Return the user's own files of images, if the dataset has any; files in packages are not watched."""
         settings = self.config.datasets[dataset]
         if isinstance(settings, ArraysDataset):
             return _own(settings.path)
         if not isinstance(settings, FolderDataset):
             return []
         files = [file for folder in _own(settings.path) for file in sorted(folder.rglob("[!.]*"))]
-        # Snakemake would take braces for wildcards, and look for another file.
+        # Snakemake would read braces as wildcards, and look for another file.
         watched = [file for file in files if file.is_file() and not set("{}") & set(str(file))]
         return [*watched, *_own(settings.labels or PACKAGE)]
 
@@ -211,7 +211,7 @@ class Runs:
         weights = self.config.networks[network].weights
         return [] if weights in ELSEWHERE or weights.startswith(ADDRESSES) else _own(weights)
 
-    # What a run of the workflow makes
+    # What the workflow makes
 
     @property
     def figures(self) -> list[str]:
@@ -220,10 +220,10 @@ class Runs:
 
     @property
     def targets(self) -> list[Path]:
-        """All that is asked for; what else is made leads to it."""
+        """The final results; all else that the workflow makes leads to them."""
         layout = self.config.layout
         return [
-            # Snakemake would not ask for the lists of images where later results, of other images, are there.
+            # Otherwise Snakemake would not update these lists while later results, of other images, exist.
             *(layout.selection(r.dataset, rule.name) for r in self.config.runs if (rule := rule_of(r.images))),
             layout.configuration("yaml"),
             layout.provenance("csv"),
@@ -234,15 +234,15 @@ class Runs:
             *(layout.figure(run, name, "png") for run in self.indices for name in self.figures),
         ]
 
-    # What rules are told
+    # The settings of rules
 
     def settings(self, rule: str, names: Mapping[str, str]) -> dict[str, Any]:
-        """Return what a job needs to know of the configuration, and no more: what is in it reruns the job.
+        """Return the settings that a job needs, and no others: a change of any of them reruns the job.
 
         Parameters
         ----------
         rule : str
-            The job's.
+            Rule of the job.
         names : mapping
             The job's wildcards: dataset, network, attack, chunk, selection.
         """
@@ -286,25 +286,25 @@ class Runs:
             case "charts":
                 return chart
             case "configuration":
-                # The same for the same runs, in whatever order.
+                # The order of runs has no meaning.
                 values = config.model_dump(mode="json")
                 return {**values, "runs": sorted(values["runs"], key=canonical)}
-        raise ValueError(f"no settings are told to the rule '{rule}'")
+        raise ValueError(f"the rule '{rule}' has no settings")
 
     def _of_dataset(self, dataset: str) -> dict[str, Any]:
-        """Say also where torchvision's downloads go, if there are any."""
+        """Add the folder of torchvision's downloads, if there are any."""
         settings = self.config.datasets[dataset]
         downloads = isinstance(settings, TorchvisionDataset) and settings.root is None
         return {"dataset": settings, **({"downloads": str(self.config.layout.downloads())} if downloads else {})}
 
     def _of_network(self, network: str) -> dict[str, Any]:
-        """Say no hash where nothing is downloaded or read."""
+        """Leave out the hash, if no file is downloaded or read."""
         settings = self.config.networks[network]
         known = part(Network, settings)
         return {**known, "sha256": None} if settings.weights in ("train", "factory") else known
 
     def _of_attack(self, run: Run, chunk: str) -> dict[str, Any]:
-        """Leave out what makes no difference beside the other settings."""
+        """Leave out settings that have no effect."""
         attack = self.config.attacks[run[2]]
         settings = attack.model_dump(mode="json", exclude=attack.idle)
         return {"attack": settings, "image_ids": self.chunks(run)[chunk], "engine": self.config.engine}

@@ -1,4 +1,4 @@
-"""A network that a person names for `onepix attack`, and pictures as it takes them."""
+"""The network of `onepix attack`, and pictures in the form that it takes."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ IMAGENET_CLASSES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A network, and how it wants its pictures.
+    """A network, and how pictures are fitted to it.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Subject:
         1 or 3.
     fitting : Pictures or None
         How pictures of another size are fitted: `crop` is the size that the network takes, `resize` the shorter side
-        before (default: the least that leaves something to crop). None if the size is not known.
+        before cropping (default: as small as possible). None if the size is not known.
     class_names : tuple of str or None
         None if they are not known.
     engine, propagation, figures
@@ -65,22 +65,22 @@ def find_subject(name: str, configurations: Sequence[Path] = (), size: int | Non
     Parameters
     ----------
     name : str
-        With configurations a network of theirs, whose weights are fetched if they are not at hand; else a bundled
+        With configurations, a network in them, whose weights are fetched if they are missing; otherwise a bundled
         network, or a safetensors file of onepix.
     configurations : sequence of Path
         As `onepix.config.study.load` takes them.
     size : int, optional
-        Side of the images that the network takes; default: what its dataset or its architecture tells.
+        Side of the images that the network takes; default: from its dataset or architecture.
 
     Raises
     ------
     OnepixError
-        If there is no such network, or its weights are neither at hand nor to be fetched.
+        If there is no such network, or its weights are missing and cannot be fetched.
     """
     keep_memory()
     subject = _of_configuration(name, load(*configurations)) if configurations else _of_file(name)
     if subject.channels not in (1, 3):
-        raise OnepixError(f"network {name}: takes images of {subject.channels} channels; pictures have 1 or 3")
+        raise OnepixError(f"network {name} takes images with {subject.channels} channels; pictures have 1 or 3")
     return subject if size is None else dataclasses.replace(subject, fitting=_square(size))
 
 
@@ -103,7 +103,7 @@ def _of_configuration(name: str, config: Config) -> Subject:
     settings = config.networks[name]
     trained = config.layout.trained(name)
     if settings.weights == "train" and not trained.is_file():
-        raise OnepixError(f"network {name}: is to be trained, and {trained} is missing; run the workflow first")
+        raise OnepixError(f"network {name}: {trained} is missing; run the workflow first, which trains it")
     classifier, _ = load_classifier(settings, find(settings, trained))
     dataset = next((config.datasets[run.dataset] for run in config.runs if name in run.networks), None)
     return Subject(
@@ -119,19 +119,19 @@ def _of_configuration(name: str, config: Config) -> Subject:
 
 
 def _for_few(engine: Engine) -> Engine:
-    """Return the engine for a handful of images: in float32, what screening rules out need not be tried out first."""
+    """Return the engine for a few images: float32, as bfloat16 gains too little to be worth its checks."""
     return engine.model_copy(update={"precision": "float32"}) if engine.precision == "auto" else engine
 
 
 def _usual(architecture: str) -> Pictures | None:
-    """Return how pictures are fitted to an architecture, where its kind tells."""
+    """Return how pictures are fitted to an architecture, if its size is known."""
     if architecture.startswith(TORCHVISION):
         return _square(IMAGENET)
     return _square(CIFAR) if family_of(architecture) else None
 
 
 def _fitting_of(dataset: DatasetSettings | None) -> Pictures | None:
-    """Return how pictures are fitted as a dataset's are, where its settings tell a size."""
+    """Return how a dataset fits its pictures, if its settings give a size."""
     if isinstance(dataset, BundledDataset | Cifar10Dataset):
         return _square(CIFAR)
     if not isinstance(dataset, Pictures):
@@ -154,7 +154,7 @@ def _square(side: int) -> Pictures:
 
 
 def read_for(subject: Subject, paths: Sequence[Path], say: Callable[[str], None]) -> npt.NDArray[np.uint8]:
-    """Read pictures as a network takes them, and say of each whether it was resized, cropped or made grey.
+    """Read pictures and fit them to a network; say which were resized, cropped or made grey.
 
     Returns
     -------
@@ -167,7 +167,7 @@ def read_for(subject: Subject, paths: Sequence[Path], say: Callable[[str], None]
         If the network's size is not known, or as in `onepix.datasets.pictures.read_picture`.
     """
     if subject.fitting is None:
-        raise OnepixError(f"network {subject.name}: which size of images it takes is not known; give it by --size")
+        raise OnepixError(f"network {subject.name}: the size of its images is not known; set it with --size")
     images = []
     for path in paths:
         picture, said = _fitted(read_picture(path), subject.fitting, str(path))
@@ -196,14 +196,14 @@ def _fitted(picture: Image.Image, fitting: Pictures, where: str) -> tuple[Image.
 
 
 def _covering(picture: Image.Image, height: int, width: int) -> tuple[int, int]:
-    """Return the least height and width of the picture's proportions that hold these."""
+    """Return the smallest size with the picture's proportions that covers this height and width."""
     if picture.height * width >= picture.width * height:
         return picture.height * width // picture.width, width
     return height, picture.width * height // picture.height
 
 
 def class_names_for(subject: Subject, classes: int) -> tuple[str, ...]:
-    """Return the names of a network's classes: its dataset's, ImageNet's where there are 1,000, or numbers."""
+    """Return the names of a network's classes: those of its dataset, of ImageNet if there are 1,000, or numbers."""
     if subject.class_names is not None and len(subject.class_names) == classes:
         return subject.class_names
     if classes == IMAGENET_CLASSES:

@@ -1,4 +1,4 @@
-"""Checks what a study has left on disk, and does a sample of it again."""
+"""Checks the results of a study on disk, and classifies a sample of attacked images again."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ from onepix.networks.classifier import Classifier
 from onepix.networks.weights import load_network_file
 from onepix.study.versions import FORMATS
 
-BATCH = 32  # images a forward pass
+BATCH = 32  # images per forward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Fault:
     Attributes
     ----------
     target : Path
-        What Snakemake must make again.
+        The file that Snakemake must make again.
     what : str
-        One line.
+        The fault, in one line.
     """
 
     target: Path
@@ -48,7 +48,7 @@ class Fault:
 
 
 def lines(results: Path, data: Path, sample: int) -> Iterator[str]:
-    """Say what `verify` finds, and how each fault is repaired; parameters as there.
+    """Yield what `verify` finds, and how to repair each fault; parameters as there.
 
     Raises
     ------
@@ -73,12 +73,12 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "auto") -> 
     sample : int
         Attacked images of each run that are rebuilt from their records and classified.
     device : str
-        For that; auto takes a GPU if there is one.
+        Where they are classified; auto takes a GPU if there is one.
 
     Yields
     ------
     Fault
-        Everything that is wrong; a chunk with a fault in a stage is not looked into further.
+        One per fault; after a fault in one stage of a chunk, its later stages are not checked.
     """
     layout = Layout(data, results)
     chunks = layout.chunks()
@@ -94,7 +94,7 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "auto") -> 
         fields = chunk.manifest(FIELDS)
         if what := _data_fault(fields) or _origin_fault(chunk, FIELDS, ("dataset", "network")):
             yield Fault(fields, what)
-    # Runs come by dataset, then by network: each is read once, as only the last one is kept.
+    # Runs are sorted by dataset, then network: so each is read once, though only the last is kept.
     network = functools.partial(_network, device=choose_device(device))
     read = functools.lru_cache(1)(_images), functools.lru_cache(1)(network)
     for _, of_run in itertools.groupby(chunks, key=lambda chunk: chunk.run):
@@ -110,7 +110,7 @@ def verify(results: Path, data: Path, sample: int = 8, device: str = "auto") -> 
 
 
 def _data_fault(manifest: Path) -> str:
-    """Say what is wrong with a manifest's data; nothing if they are as they were written."""
+    """Return what is wrong with a manifest's data; empty if they are unchanged."""
     try:
         checked_data(manifest, FORMATS.get(result_of(manifest).kind))
         if PART in read_manifest(manifest):
@@ -150,7 +150,7 @@ def _checked(chunk: Chunk) -> tuple[pd.DataFrame, Fault | None]:
                 faults = _map_faults(chunk, stage, records)
             if what := next(faults, ""):
                 return records, Fault(manifest, f"{manifest}: {what}")
-        except (KeyError, ValueError, OSError) as error:  # a file of another layout
+        except (KeyError, ValueError, OSError) as error:  # a file with another layout
             said = " ".join(str(error).split())
             return records, Fault(manifest, f"{manifest}: its data cannot be read: {said}")
     return records, None
@@ -161,7 +161,7 @@ def _several(records: pd.DataFrame) -> bool:
 
 
 def _origin_fault(chunk: Chunk, stage: str, parts: Sequence[str]) -> str:
-    """Say which input a stage was made from that is not the one there is now."""
+    """Return which input of a stage has changed since the stage was made; empty if none."""
     made_from = read_manifest(chunk.manifest(stage)).get("inputs", {})
     for part in parts:
         now = chunk.manifest(part)
@@ -196,10 +196,10 @@ def _map_faults(chunk: Chunk, stage: str, records: pd.DataFrame) -> Iterator[str
     attacked = records[records["eligible"]]
     wanted = keys_of(attacked if stage == "propagation" else successes(attacked))
     found = keys(root["image"].values, root["target"].values)
-    # A success that its colour repeats at every position has no control.
+    # A success whose colour flips the class at every position has no control.
     fits = [key for key in wanted if key in found] == found if stage == "controls" else wanted == found
     if not fits:
-        yield f"holds {_ids([key[0] for key in found])}, its attacks are of {_ids([key[0] for key in wanted])}"
+        yield f"holds {_ids([key[0] for key in found])}, its attacks need {_ids([key[0] for key in wanted])}"
         return
     if stage == "locality":
         shape = (len(found), *read_manifest(chunk.manifest("dataset"))["shape"][:2])
@@ -224,7 +224,7 @@ def _array_faults(where: str, group: xr.Dataset, expected: Mapping[str, tuple[tu
 
 
 def _faults_between(chunks: Sequence[Chunk]) -> Iterator[Fault]:
-    """Check that a run's chunks were made by one configuration."""
+    """Check that all chunks of a run were made with the same settings."""
     for stage in STAGES:
         manifests = [chunk.manifest(stage) for chunk in chunks if chunk.manifest(stage).exists()]
         settings = [{**read_manifest(path)["settings"], "image_ids": None} for path in manifests]
@@ -242,7 +242,7 @@ def _classified_again(
     images_of: Callable[[Path], ImageSet],
     network_of: Callable[[Path], Classifier],
 ) -> Iterator[Fault]:
-    """Rebuild some attacked images from their records, and compare the classes that the network sees."""
+    """Rebuild some attacked images from their records, classify them, and compare the classes."""
     if not whole:
         return
     chunks = list(whole)
@@ -263,7 +263,7 @@ def _classified_again(
 
 
 def _ids(ids: Sequence[int] | npt.NDArray[np.int64]) -> str:
-    """Return ids in short."""
+    """Return ids as a short text."""
     listed = [int(image_id) for image_id in ids]
     shown = ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")
     return f"{len(listed)} images ({shown})" if listed else "no images"

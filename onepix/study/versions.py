@@ -1,4 +1,4 @@
-"""Results of another version than those that are written now: which they are, and what becomes of them."""
+"""Finds results whose format has another version than the current one."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from onepix.files.layout import result_of
 from onepix.files.manifests import FIRST, Format, is_current, read_manifest
 from onepix.files.records import RECORDS
 
-# How the data of each kind of result are laid out. Those of datasets and networks are no formats of onepix's own.
+# The format of each kind of result. Datasets and networks are stored in formats that are not onepix's own.
 FORMATS = {
     "attack": RECORDS,
     "propagation": MAPS,
@@ -23,18 +23,18 @@ FORMATS = {
 
 
 def outdated(manifests: Iterable[Path]) -> Iterator[str]:
-    """Say of which results the version is another one, a line for each format and version.
+    """Yield which results have another version, one line per format and version.
 
     Parameters
     ----------
     manifests : iterable of Path
-        Of results; those that are not there, or cannot be read, are passed over.
+        Manifests of results; those that are missing or cannot be read are skipped.
 
     Yields
     ------
     str
-        ``4 propagation maps …``: how many manifests, of what, and that they will be made anew. The workflow does so by
-        itself: the module that states a version is an input of the rules that write it.
+        How many results, of which format, and that they will be made again. The workflow does this by itself, because
+        the module that states a version is an input of the rules that write the format.
     """
     found: Counter[tuple[Format, int]] = Counter()
     for manifest in manifests:
@@ -48,6 +48,6 @@ def outdated(manifests: Iterable[Path]) -> Iterator[str]:
                 found[layout, stated.get("version", FIRST)] += 1
     for (layout, version), count in found.items():
         yield (
-            f"{count} result{'s hold' if count > 1 else ' holds'} {layout.name} of version {version}, and version "
-            f"{layout.version} is expected: they and what follows from them will be made anew"
+            f"{count} result{'s hold' if count > 1 else ' holds'} {layout.name} of version {version}, expected "
+            f"version {layout.version}: these and all results made from them will be made again"
         )

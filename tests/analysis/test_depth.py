@@ -16,7 +16,7 @@ VARIABLES = ("clean_peak", "delta_peak", "clean_energy", "delta_energy", "reach"
 
 
 def tree(ids, layers, success=None, pixels=None, targets=None, maps=None, stride=1) -> xr.DataTree:
-    """Return a tree; `layers` maps a name to its variables, each a value or one an image."""
+    """Return a tree; `layers` maps a name to its variables, each a value or one per image."""
     count = len(ids)
     pixels = np.zeros((count, 2), int) if pixels is None else np.array(pixels).reshape(count, 2)
     root = {

@@ -193,12 +193,12 @@ def test_a_text_breaks_no_line():
 
 def test_a_place_is_what_snakemake_takes_for_a_file():
     braces = "expected no braces, which Snakemake takes for wildcards"
-    nobody = {"~nosuchuser/x": "there is no such user's home folder"}
+    nobody = {"~nosuchuser/x": "expected a path; the user of this home folder is unknown"}
     tried(["networks", "net", "weights"], dict.fromkeys(BROKEN, "") | dict.fromkeys(BRACED, braces) | nobody)
 
 
 def test_a_folder_is_what_neither_snakemake_nor_a_command_misreads():
-    told = "expected a folder whose name holds none of { } < and begins with neither - nor ~"
+    told = "expected a folder name without { } < that does not begin with - or ~"
     tried(["results"], dict.fromkeys(BROKEN, "") | dict.fromkeys([*BRACED, *OPTIONS, SCRIPT], told))
 
 
@@ -223,7 +223,7 @@ def test_a_name_is_letters_and_digits():
 def test_a_name_that_results_have_taken(kind, text):
     config = copy.deepcopy(CONFIG)
     config[kind][text] = next(iter(config[kind].values()))
-    assert f"{kind}.{text}: results have a file or folder of this name; choose another" in refused(config)
+    assert f"{kind}.{text}: the results have a file or folder of this name; choose another" in refused(config)
 
 
 def patterns():
@@ -268,12 +268,12 @@ def test_what_has_a_form_has_no_other(path):
 @pytest.mark.parametrize(
     ("path", "text", "told"),
     [
-        (["networks", "net", "weights"], "~nosuchuser/x", "there is no such user's home folder"),
+        (["networks", "net", "weights"], "~nosuchuser/x", "expected a path; the user of this home folder is unknown"),
         (["networks", "net", "weights"], "package:os.path/x", "a path inside an installed package"),
         (["networks", "net", "weights"], "package:../x", "a path inside an installed package"),
         (["networks", "net", "weights"], "package:onepix/../../x", "a path inside an installed package"),
         (["networks", "net", "weights"], "package:onepix//etc/passwd", "a path inside an installed package"),
-        (["networks", "net", "weights"], "https://me:secret@example.org/w.pth", "an address without a password"),
+        (["networks", "net", "weights"], "https://me:secret@example.org/w.pth", "a URL without a password"),
         (["runs", 0, "images"], "0-999999999999", "image ids are below 1000000"),
         (["runs", 0, "images"], "9" * 5000, "runs.0.images"),
         (["runs", 0, "images"], [10**30], "image ids are below 1000000"),

@@ -158,7 +158,7 @@ def install_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
 @pytest.fixture
 def npm_package(records: dict[str, bytes], tmp_path: Path) -> Path:
-    """The small files as the npm package holds them: pictures with an image a row, and lists of labels."""
+    """The small files as the npm package holds them: pictures with one image per row, and lists of labels."""
     parts = {name: np.frombuffer(contents, np.uint8).reshape(-1, 3073) for name, contents in records.items()}
     labels = {name: part[:, 0].tolist() for name, part in parts.items()}
     contents = {

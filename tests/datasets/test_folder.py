@@ -187,7 +187,7 @@ NAMES = {"class_names": ("cat", "dog")}
         ("file,label\n,cat\n", {}, ["line 2", "file is missing"]),
         ("file,label\nz.png,cat\n", {}, ["line 2", "z.png does not exist"]),
         ("file,label\nsub,cat\n", {}, ["line 2", "sub does not exist"]),
-        ("file,label\na.png,cat\n\nsub/../a.png,dog\n", {}, ["line 4", "a.png occurs before", "line 2"]),
+        ("file,label\na.png,cat\n\nsub/../a.png,dog\n", {}, ["line 4", "a.png is listed before", "line 2"]),
         ("file,label\na.png,cta\n", NAMES, ["line 2", "'cta'", "did you mean 'cat'?"]),
         ("file,label\na.png,0\nb.png,2\n", NAMES, ["line 3", "label 2", "0–1"]),
         ("file,label\na.png,-1\n", NAMES, ["line 2", "label -1", "integer"]),

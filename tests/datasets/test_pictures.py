@@ -109,7 +109,7 @@ def test_a_tiff_of_eight_bits_is_read(tmp_path: Path) -> None:
 WIDE = np.arange(12, dtype=np.uint16).reshape(2, 2, 3) * 5000
 FRAMES = [Image.new("L", (4, 4), value) for value in (0, 255)]
 PPM_1000 = b"P6\n2 1\n1000\n" + np.array([1, 2, 3, 900, 901, 902], ">u2").tobytes()
-SIXTEEN, ALPHA = "16 bits a channel, expected 8", "has an alpha channel; flatten it onto a background first"
+SIXTEEN, ALPHA = "16 bits per channel, expected 8", "has an alpha channel; flatten it onto a background first"
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ SIXTEEN, ALPHA = "16 bits a channel, expected 8", "has an alpha channel; flatten
         (bytes_of(PPM_1000), SIXTEEN),
         (bytes_of(b"P5\n2 1\n65535\n\1\2\3\4"), SIXTEEN),
         (saved(Image.new("I;16", (2, 3)), "TIFF"), SIXTEEN),
-        (saved(Image.new("I", (2, 3)), "TIFF"), "32 bits a channel (mode I), expected 8"),
-        (saved(Image.new("F", (2, 3)), "TIFF"), "32 bits a channel (mode F), expected 8"),
+        (saved(Image.new("I", (2, 3)), "TIFF"), "32 bits per channel (mode I), expected 8"),
+        (saved(Image.new("F", (2, 3)), "TIFF"), "32 bits per channel (mode F), expected 8"),
         (bytes_of(png(noise(2, 3, 4), RGB_ALPHA)), ALPHA),
         (bytes_of(png(noise(2, 3, 2), GREY_ALPHA)), ALPHA),
         (bytes_of(png(noise(2, 3), GREY, tRNS=b"\0\1")), ALPHA),

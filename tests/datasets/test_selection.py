@@ -63,7 +63,7 @@ def test_a_file_of_ids(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "told"),
     [
-        ("", "ids.txt: no image id; expected ids or ranges such as 0-49, a line each"),
+        ("", "ids.txt: no image id; expected ids or ranges such as 0-49, one per line"),
         ("# nothing\n", "ids.txt: no image id"),
         ("3\nfour\n", "ids.txt, line 2: cannot read 'four'; expected ids such as 7"),
         ("9-3\n", "ids.txt, line 1: cannot read '9-3'"),
@@ -83,7 +83,7 @@ def test_files_that_cannot_be_read(tmp_path, contents, told):
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
-        ({"first": 11}, "runs.0.images: first: 11 is more than the 10 images that there are"),
+        ({"first": 11}, "runs.0.images: first: 11 is more than the 10 images of the dataset"),
         ({"per_class": 4}, "runs.0.images: per_class: 4 is more than the 3 images of class 0"),
     ],
 )

@@ -169,7 +169,7 @@ def test_what_torchvision_does_not_split_has_the_split_all(tmp_path: Path) -> No
     np.testing.assert_array_equal(images.images, list(pictures.values()))
     assert images.class_names == ("cat", "dog")
     assert "expected split all, got test" in refused_torchvision("ImageFolder", root=str(tmp_path))
-    assert "name a folder with a copy as root" in refused_torchvision("ImageFolder", split="all")
+    assert "set root to a folder with a copy" in refused_torchvision("ImageFolder", split="all")
 
 
 class Made(VisionDataset):
@@ -253,7 +253,7 @@ def test_unknown_datasets_and_those_of_other_kinds_are_refused(tmp_path: Path) -
     assert "no dataset" in refused_torchvision("os")
     message = refused_torchvision("CocoDetection", split="all", root=str(tmp_path))
     assert "'annFile'" in message
-    assert "no image classification dataset" in message
+    assert "not an image classification dataset" in message
 
 
 def test_unknown_splits_are_refused(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_two_get_one_each_and_the_third_waits_for_an_end(machine, holders, end):
     names = [claimed(first), claimed(second)]
     assert set(names) == {FIRST, SECOND}
     third = holders()
-    assert third.stderr.readline() == "onepix: other jobs use all 2 GPUs; waiting for one to end\n"
+    assert third.stderr.readline() == "onepix: other jobs use all 2 GPUs; waiting until one ends\n"
     if end is None:
         second.stdin.close()
     else:
@@ -162,7 +162,7 @@ def test_a_gpu_is_one_whatever_it_is_called(machine, holders, monkeypatch):
     assert claimed(holders()) == "1", "in the user's words: CUDA may count in another order than nvidia-smi"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-91")
     last = holders()
-    assert last.stderr.readline() == "onepix: other jobs use the only GPU; waiting for one to end\n"
+    assert last.stderr.readline() == "onepix: other jobs use the only GPU; waiting until one ends\n"
     first.kill()
     assert claimed(last) == "GPU-91"
 

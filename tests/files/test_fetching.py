@@ -267,7 +267,7 @@ def test_verify_wants_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sha256", ["", ABC[:7], ABC + "0", "g" * 64, ABC[:8] + "\n", "sha256:" + ABC])
 def test_what_is_no_digest_is_refused(sha256: str, tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    expected = f"{sha256!r}: no SHA-256; expected 64 hexadecimal digits, or at least their first 8"
+    expected = f"{sha256!r}: not a SHA-256; expected 64 hexadecimal digits, or at least their first 8"
     assert refusal(verify, tmp_path / "abc", sha256) == expected
     assert refusal(fetch, "http://127.0.0.1:1/net.pth", sha256) == expected
 

@@ -161,7 +161,7 @@ def test_a_dataset_of_a_name_that_is_taken(name):
         "attacks": {"a": {}},
         "runs": [{"dataset": name, "networks": ["n"], "attacks": ["a"], "images": 0}],
     }
-    with pytest.raises(OnepixError, match=rf"datasets\.{name}: results have a file or folder of this name"):
+    with pytest.raises(OnepixError, match=rf"datasets\.{name}: the results have a file or folder of this name"):
         parse(values, "study")
 
 

@@ -21,7 +21,7 @@ Jobs = Mapping[str, int]
 
 # The finished study, run for real: three chunks, two of LeNet, and one of ResNet-20.
 SMALL = Study.CONFIG
-# Every kind of dataset, attack and selection, one chunk a run. It is not run: files stand in for its results.
+# Every kind of dataset, attack and selection, one chunk per run. It is not run: files stand in for its results.
 WIDE: dict[str, Any] = {
     "datasets": {
         "cifar": {"source": "cifar10"},
@@ -306,7 +306,7 @@ def _of_runs() -> Iterator[Change]:
 
 
 def _of_the_rest() -> Iterator[Change]:
-    two = {rule: 2 * jobs for rule, jobs in CHUNK.items()}  # a chunk a run
+    two = {rule: 2 * jobs for rule, jobs in CHUNK.items()}  # one chunk per run
     jobs = {**ATTACKS, **two}
     yield Change("images_per_job", "small", {("images_per_job",): 8}, Outcome("all chunks and all that follows", jobs))
     with_fields = Outcome(ATTACK + ", receptive fields", {**ATTACKS, **FIELDS})

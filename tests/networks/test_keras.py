@@ -317,7 +317,7 @@ def altered(place: int, layer: tuple[Entry, dict[str, Any]]) -> Model:
         ([*shortcut()[:4], fed(plain("Add", "add_1"), "conv2d_1", "input_2")], "model_weights are not as in Keras 2"),
         (altered(5, plain("Reshape", "reshape_1")), "reshape_1 is of the kind Reshape, which is not supported"),
         (altered(6, dense("dense_1", 31, 7)), "dense_1 has 7 outputs of 31 inputs, .* of 30 inputs"),
-        (altered(6, (dense("dense_1", 31, 7)[0], {})), "its model_config and model_weights are not as in Keras 2"),
+        (altered(6, (dense("dense_1", 31, 7)[0], {})), "model_config and model_weights are not as in Keras 2"),
         (altered(6, (dense("dense_1", 31, 7)[0], {"bias": (7,)})), "model_config and model_weights are not as in"),
         (altered(0, (conv("conv2d_1", (3, 3), 3, 4)[0], {"kernel": (3, 3, 4)})), "model_weights are not as in Keras 2"),
     ],
@@ -426,7 +426,7 @@ def test_hdf5_without_a_model(tmp_path):
         read_keras(path, torch_chain(30, 3))
     with h5py.File(path, "a") as file:
         file.attrs["layer_names"] = [b"conv2d_1"]
-    with pytest.raises(OnepixError, match=r"holds weights alone \(save_weights\), without model_config; expected a"):
+    with pytest.raises(OnepixError, match=r"holds only weights \(save_weights\), without model_config; expected a"):
         read_keras(path, torch_chain(30, 3))
 
 
@@ -435,7 +435,7 @@ def test_a_model_config_that_is_none(tmp_path, model):
     path = write(tmp_path / "odd.h5", chain(12, 8, 3)[0])
     with h5py.File(path, "a") as file:
         file.attrs["model_config"] = model
-    with pytest.raises(OnepixError, match=r"odd\.h5: (not a whole Keras file|its model_config and model_w)"):
+    with pytest.raises(OnepixError, match=r"odd\.h5: (not a whole Keras file|model_config and model_w)"):
         read_keras(path, torch_chain(30, 3))
 
 

@@ -167,7 +167,7 @@ def test_a_whole_pickled_network_is_refused(network, tmp_path):
     torch.save(network, tmp_path / "mine.th")
     told = refusal(weights=str(tmp_path / "mine.th"))
     assert "refused: it is a pickle that calls onepix.networks.resnet.CifarResNet" in told
-    assert "expected tensors alone" in told
+    assert "expected only tensors" in told
 
 
 def test_files_that_are_no_weights(tmp_path):

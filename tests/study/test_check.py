@@ -23,7 +23,7 @@ from onepix.files.manifests import read_manifest
 from onepix.jobs import networks as fetch_network
 from onepix.networks.training import accuracy
 from onepix.networks.weights import bundled, load_network_file
-from onepix.study.check import KILLED, Row, check, check_pair
+from onepix.study.check import KILLED, CheckedPair, check, check_pair
 from onepix.study.check_table import cells
 
 URL = "https://example.org/mine.th"
@@ -146,8 +146,8 @@ def test_a_url_in_the_cache_is_checked_and_says_how_it_is_verified():
 
 
 def test_one_number_of_scaling_may_hold_for_all_channels():
-    assert cells(Row("a", "b", scaling={"mean": 0.5, "std": 0.25}))[6] == "0.5 / 0.25"
-    assert cells(Row("a", "b", scaling={"mean": (0.5, 0.1), "std": (0.25, 1.0)}))[6] == "0.5 0.1 / 0.25 1"
+    assert cells(CheckedPair("a", "b", scaling={"mean": 0.5, "std": 0.25}))[6] == "0.5 / 0.25"
+    assert cells(CheckedPair("a", "b", scaling={"mean": (0.5, 0.1), "std": (0.25, 1.0)}))[6] == "0.5 0.1 / 0.25 1"
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -205,7 +205,7 @@ def test_a_process_that_is_killed_is_told_as_such(monkeypatch):
             raise BrokenProcessPool
 
     monkeypatch.setattr("onepix.study.check.ProcessPoolExecutor", Killed)
-    assert rows(study()) == [Row("sample", "lenet", fault=KILLED)]
+    assert rows(study()) == [CheckedPair("sample", "lenet", fault=KILLED)]
 
 
 @pytest.mark.usefixtures("in_this_process")

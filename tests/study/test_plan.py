@@ -8,7 +8,7 @@ from analytic import blank, rule
 from onepix.attacks.attack import attack_images, budget
 from onepix.config.attacks import DifferentialEvolution, RandomSearch, Scan
 from onepix.config.study import parse
-from onepix.study.check import Row
+from onepix.study.check import CheckedPair
 from onepix.study.plan import (
     ATTACK,
     Estimate,
@@ -65,7 +65,7 @@ def tried(monkeypatch):
     def check_pair(_config, dataset, network, sample, fetch=False, threads=None):
         assert (sample, fetch) == (1, False)
         found.append((dataset, network, threads))
-        return Row(dataset, network, passes=600.0)
+        return CheckedPair(dataset, network, passes=600.0)
 
     monkeypatch.setattr("onepix.study.plan.check_pair", check_pair)
     return found
@@ -144,12 +144,12 @@ def test_without_a_trial_times_are_not_known(tried):
 def test_some_chunks_are_finished():
     first, second = attacks()
     finished = job(ATTACK, (), CHUNKS[0], image_ids=first.settings["image_ids"])
-    assert estimate(study(), RUN, [finished, second], Row(*RUN[:2])) == Estimate(RUN, 4, 8, 4800, None)
+    assert estimate(study(), RUN, [finished, second], CheckedPair(*RUN[:2])) == Estimate(RUN, 4, 8, 4800, None)
 
 
 def test_what_a_trial_learns_of_a_dataset_counts():
     config = study(attacks={"de": {"method": "scan"}}, datasets={"sample": {"source": "arrays", "path": "mine.npz"}})
-    seen = Row(*RUN[:2], shape=(7, 5, 1), classes=10, passes=7.0)
+    seen = CheckedPair(*RUN[:2], shape=(7, 5, 1), classes=10, passes=7.0)
     assert estimate(config, RUN, attacks(), seen) == Estimate(RUN, 8, 8, 8 * 70, 7.0)
 
 
@@ -163,15 +163,15 @@ def test_what_a_trial_learns_of_a_dataset_counts():
 )
 def test_what_is_not_known_is_told_with_the_reason(found, unknown):
     config = study(attacks={"de": {"method": "scan"}}, datasets={"sample": {"source": "arrays", "path": "mine.npz"}})
-    result = estimate(config, RUN, attacks(), Row(*RUN[:2], **found))
+    result = estimate(config, RUN, attacks(), CheckedPair(*RUN[:2], **found))
     assert result == Estimate(RUN, 8, 8, None, None, unknown)
     assert cells(result) == [*RUN, "8 of 8", "?", "?", "?"]
 
 
 def test_images_that_a_rule_will_choose_are_not_known():
-    found = estimate(study(), RUN, [], Row(*RUN[:2]))
+    found = estimate(study(), RUN, [], CheckedPair(*RUN[:2]))
     assert (found.images, found.of, found.passes, found.seconds) == (None, None, None, None)
-    assert found.unknown.startswith("sample × lenet × de: a rule chooses the images")
+    assert found.unknown.startswith("sample × lenet × de: a rule will choose the images")
     assert cells(found) == [*RUN, "?", "?", "?", "?"]
     assert sums([found, Estimate(RUN, 0, 4, 0)]) == ["sum", "", "", "?", "?", "", "?"]
 
@@ -274,16 +274,16 @@ def test_what_is_printed(capsys):
         "sum 12 of 16 14,400 2.7 h",
         "",
         "≤: at most. Images classified wrongly are not attacked, and attacks may end at a success.",
-        "Passes per second are those of a trial just now: what attacks check in float32 comes on top. Times are of one "
-        "job at a time: divide them by the number of jobs at a time.",
-        "Only attacks are counted; the jobs of other rules take time too.",
+        "Passes per second were measured just now, without the checks in float32 that attacks add. Times are for "
+        "one job at a time: divide them by the number of jobs that run at once.",
+        "Only attacks are counted; the jobs of other rules take time, too.",
     ]
 
 
 def test_notes_say_what_the_table_holds_and_no_more():
     drawing = Workflow((Job("figures", {}, {}, ("new",)),))
     assert list(notes(drawing, [Estimate(RUN, 0, 8, 0)])) == [
-        "Only attacks are counted; the jobs of other rules take time too."
+        "Only attacks are counted; the jobs of other rules take time, too."
     ]
     twice = [Estimate((*RUN[:2], name), 8, 8, unknown="sample × lenet: no") for name in ("de", "scan")]
     assert list(notes(Workflow(tuple(attacks())), twice))[1:] == ["sample × lenet: no"]
@@ -291,4 +291,4 @@ def test_notes_say_what_the_table_holds_and_no_more():
 
 def test_nothing_to_do(capsys):
     show(Workflow((job(ATTACK, why=()),)), iter([]))
-    assert capsys.readouterr().out == "nothing would run: all results are there, made as the configuration says\n"
+    assert capsys.readouterr().out == "nothing would run: all results exist and match the configuration\n"

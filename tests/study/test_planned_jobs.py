@@ -51,7 +51,7 @@ def test_nothing_to_do(finished_study, tmp_path):
     before = files(finished_study)
     run = finished_study.command("onepix", "plan", written(finished_study, tmp_path))
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout == "nothing would run: all results are there, made as the configuration says\n"
+    assert run.stdout == "nothing would run: all results exist and match the configuration\n"
     assert files(finished_study) == before
 
 
@@ -71,8 +71,8 @@ def test_more_generations(finished_study, tmp_path):
     for cells in (by_run["lenet"], by_run["resnet20"]):
         assert re.fullmatch(r"[1-9][\d,.]*", cells[2]), cells
         assert re.fullmatch(r"(< 1|[\d.]+) (s|min|h|d)", cells[3]), cells
-    assert "Passes per second are those of a trial just now" in notes
-    assert "Only attacks are counted; the jobs of other rules take time too." in notes
+    assert "Passes per second were measured just now" in notes
+    assert "Only attacks are counted; the jobs of other rules take time, too." in notes
 
 
 def test_more_images(finished_study, tmp_path):
@@ -111,7 +111,7 @@ def test_an_output_is_gone(study_copy, tmp_path):
     by_rule, by_run, notes = told(planned(study_copy, tmp_path, None, "--no-trial"))
     assert by_rule == {"tables": (1, "its output is gone")}
     assert by_run["sum"] == ["0 of 12", "0", "0 s"]
-    assert notes.strip() == "Only attacks are counted; the jobs of other rules take time too."
+    assert notes.strip() == "Only attacks are counted; the jobs of other rules take time, too."
 
 
 def test_a_change_is_named_where_something_before_it_changed_too(study_copy, tmp_path):
@@ -130,7 +130,7 @@ def test_images_chosen_by_a_rule_are_not_known_yet(finished_study, tmp_path):
     assert by_rule["selection"] == (1, "new")
     assert by_run["resnet20"] == ["?", "?", "?", "?"]
     assert by_run["lenet"][0] == "0 of 8"
-    assert "sample × resnet20 × de: a rule chooses the images, which is done once the dataset is fetched" in notes
+    assert "sample × resnet20 × de: a rule will choose the images when the dataset has been fetched" in notes
 
 
 def test_a_dataset_to_be_fetched(finished_study, tmp_path, monkeypatch):
@@ -175,4 +175,4 @@ def test_elsewhere(tmp_path):
     command = [sys.executable, "-m", "onepix", "plan", "planned.yaml"]
     run = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == f"onepix: {tmp_path}: no Snakefile; run onepix plan in the folder where it lies\n"
+    assert run.stderr == f"onepix: {tmp_path}: no Snakefile; run onepix plan in the folder of the Snakefile\n"

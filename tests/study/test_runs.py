@@ -234,7 +234,7 @@ def test_the_whole_configuration_does_not_depend_on_the_order_of_runs(runs):
 
 
 def test_a_rule_that_is_told_nothing(runs):
-    with pytest.raises(ValueError, match="no settings are told to the rule 'tables'"):
+    with pytest.raises(ValueError, match="the rule 'tables' has no settings"):
         runs.settings("tables", {})
 
 

@@ -119,12 +119,12 @@ def test_another_version_is_told_in_one_line_and_nothing_is_deleted(layout, name
     with pytest.raises(OnepixError) as caught:
         read_all(layout)[name]()
     assert str(caught.value) == (
-        f"{manifest}: {form.name} of version 0, expected version 1; snakemake --force {manifest} makes them anew"
+        f"{manifest}: {form.name} of version 0, expected version 1; snakemake --force {manifest} makes them again"
     )
     (line,) = outdated(layout.manifests())
     assert line == (
-        f"1 result holds {form.name} of version 0, and version 1 is expected: "
-        "they and what follows from them will be made anew"
+        f"1 result holds {form.name} of version 0, expected version 1: "
+        "these and all results made from them will be made again"
     )
     assert sorted(layout.results.rglob("*")) == before
 
@@ -137,7 +137,7 @@ def test_results_of_one_kind_are_told_together(layout):
         copy.write_text(first.read_text())
         rewritten(copy, version=3)
     (line,) = outdated(layout.manifests())
-    assert line.startswith("2 results hold propagation maps of version 3, and version 1 is expected")
+    assert line.startswith("2 results hold propagation maps of version 3, expected version 1")
 
 
 def test_what_is_no_manifest_is_passed_over(layout):

@@ -140,7 +140,7 @@ def test_a_job_that_fails_names_its_log(copied):
     assert run.returncode == 1
     assert re.search(r"SLURM-job '\d+' failed, SLURM status is: 'FAILED'", run.stdout)
     said, _ = told(run.stdout, copied)
-    assert said == "onepix: target: 12 is no class; the images have classes 0–9\n"
+    assert said == "onepix: target: 12 is not a class; the images have classes 0–9\n"
     assert said in run.stdout
 
 

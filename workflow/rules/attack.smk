@@ -1,4 +1,4 @@
-"""One-pixel attacks, a chunk of images a job."""
+"""One-pixel attacks: one job per chunk of images."""
 
 
 rule attack:

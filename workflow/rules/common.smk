@@ -1,4 +1,4 @@
-"""The configuration, and what Snakemake alone needs: onepix.study.runs says what a configuration means."""
+"""The configuration, and what only Snakemake needs; onepix.study.runs says what a configuration means."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-# Names that are imported here are Snakemake's too, which has a `parse`, a `report` and more: so modules are imported.
+# Imported names would hide Snakemake's own, such as `parse` and `report`: so most imports here are modules.
 import onepix.config.study
 from onepix.config.reading import canonical
 from onepix.engine import gpus
@@ -25,7 +25,7 @@ if not workflow.overwrite_configfiles:
 report: "../report/workflow.rst"
 
 
-# Fetching needs the web, which a cluster's compute nodes often have no way to; the others take a second or two.
+# Fetching needs the web, which a cluster's compute nodes often cannot reach; the other rules take a second or two.
 localrules:
     all,
     cifar10,
@@ -39,13 +39,13 @@ localrules:
     provenance,
 
 
-# GPUs are counted on the machine that a job runs on: their number here is no limit for a cluster's jobs.
+# The number of GPUs limits only jobs on this machine, not those of a cluster.
 resource_scopes:
     gpu="local",
 
 
 def told(function, *arguments):
-    """Call a function; a user's mistake ends in a line or two, not in a traceback."""
+    """Call a function; a user's mistake ends in one or two lines, not in a traceback."""
     try:
         return function(*arguments)
     except OnepixError as error:
@@ -56,17 +56,17 @@ CONFIG = told(onepix.config.study.parse, config, " + ".join(map(str, workflow.co
 LAYOUT = CONFIG.layout
 RUN = ("{dataset}", "{network}", "{attack}")
 
-# Jobs run by the interpreter that runs Snakemake, also where no environment is activated; in a conda environment of
-# Snakemake's own, by that environment's.
+# Jobs use the Python interpreter that runs Snakemake, even if no environment is activated; with Snakemake's conda
+# environments, the interpreter of the environment.
 of_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 JOB = f"{'python' if of_conda else shlex.quote(sys.executable)} -m onepix.jobs"
 
-GPU = 0 if CONFIG.engine.device == "cpu" else 1  # asked for by each job that runs a network
+GPU = 0 if CONFIG.engine.device == "cpu" else 1  # per job that runs a network
 
 
 def count_gpus():
-    """Let as many jobs with a GPU run at once as there are GPUs; without any, cores are the limit."""
-    if GPU and workflow.is_main_process and "gpu" not in workflow.global_resources:  # --resources gpu=2 goes before
+    """Limit jobs that run a network to the number of GPUs; without GPUs, only cores are the limit."""
+    if GPU and workflow.is_main_process and "gpu" not in workflow.global_resources:  # --resources gpu=2 wins
         count = len(gpus.visible()) if CONFIG.engine.device in ("auto", "cuda") else 1
         if count:
             workflow.register_resource("gpu", count)
@@ -76,7 +76,7 @@ count_gpus()
 
 
 def growing(amount):
-    """Return a resource that doubles with each attempt: what is killed for want of it is tried again with more."""
+    """Return a resource that doubles with each attempt: a job that was killed for lack of it is tried with more."""
 
     def of_attempt(wildcards, attempt):
         return amount * 2 ** (attempt - 1)
@@ -85,13 +85,13 @@ def growing(amount):
 
 
 def chosen(dataset, selection):
-    """Return the file that lists the images that a rule chose; Snakemake makes it before it looks any further."""
+    """Return the file with the ids that a rule chose; Snakemake makes it before it plans further jobs."""
     return Path(checkpoints.selection.get(dataset=dataset, selection=selection).output[0])
 
 
 @functools.cache
 def images(index):
-    """Return the ids of a run's images; where a rule chooses them, the dataset is fetched first."""
+    """Return the ids of a run's images; if a rule chooses them, the dataset is fetched first."""
     return told(runs.image_ids, CONFIG, index, chosen)
 
 
@@ -99,9 +99,9 @@ RUNS = runs.Runs(CONFIG, images)
 
 
 def tell_of_other_versions():
-    """Say what will be made anew since another version of onepix wrote it."""
+    """Print which results will be made again because their format has another version."""
     if workflow.is_main_process and (found := LAYOUT.manifests()):
-        from onepix.study import versions  # imports what reads results, for which a first run need not wait
+        from onepix.study import versions  # slow to import, and a first run does not need it
 
         for line in versions.outdated(found):
             print(f"onepix: {line}", file=sys.stderr)
@@ -111,13 +111,13 @@ tell_of_other_versions()
 
 
 def library(rule):
-    """Return the modules that a rule's results depend on, so that editing one of them reruns the rule."""
+    """Return the modules that a rule's results depend on, so that an edit of one of them reruns the rule."""
     # Relative, so that a study can be moved.
     return [os.path.relpath(file) for file in closure.closure(f"onepix.jobs.{rule}")]
 
 
 def settings(rule):
-    """Return a function: what a job of a rule is told of the configuration, as one JSON."""
+    """Return a function that gives the settings of a job of a rule, as one JSON."""
     return lambda wildcards: canonical(RUNS.settings(rule, wildcards))
 
 
@@ -127,7 +127,7 @@ def run_of(wildcards):
 
 
 def manifests(stage):
-    """Return an input function: the manifests of all chunks of a run at a stage."""
+    """Return an input function that gives the manifests of all chunks of a run at a stage."""
     return lambda wildcards: RUNS.manifests(stage, run_of(wildcards))
 
 
@@ -162,7 +162,7 @@ def chart(name):
 
 
 def provenance_report(name, path):
-    """Declare a file as part of the report, which shows pages and hands out the rest."""
+    """Declare a file as part of the report, which shows pages and offers other files for download."""
     return report(
         path,
         caption=f"../report/{name}.rst",

@@ -37,7 +37,7 @@ rule datasets:
         "{JOB} datasets --settings {params.settings:q} --output {output:q} {input.cifar10:q}" " 2>&1 | tee {log:q}"
 
 
-# Images chosen by a rule are known once the dataset is: until then, Snakemake does not know which chunks there are.
+# Before the dataset is fetched, images that a rule chooses are not known, and Snakemake cannot know the chunks.
 checkpoint selection:
     input:
         library("selection"),

@@ -1,4 +1,4 @@
-"""Where every result comes from: the configuration as a whole, and what the manifests say."""
+"""Where every result comes from: the whole configuration, and a table of all manifests."""
 
 
 rule configuration:

@@ -1,4 +1,4 @@
-"""Sharing between networks: the same vulnerable positions, and successes that flip another network too."""
+"""Sharing between networks: the same vulnerable positions, and successes that also flip another network."""
 
 
 rule transfer:
