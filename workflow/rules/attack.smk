@@ -22,5 +22,6 @@ rule attack:
     message:
         "attack {wildcards.network} by {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
-        "{JOB} attack --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs attack'
+        " --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --output {output:q} 2>&1 | tee {log:q}"

@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -58,8 +57,9 @@ RUN = ("{dataset}", "{network}", "{attack}")
 
 # Jobs use the Python interpreter that runs Snakemake, even if no environment is activated; with Snakemake's conda
 # environments, the interpreter of the environment.
+# The environment names it, so it is no part of a rule's command: the same command elsewhere reruns nothing.
 of_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-JOB = f"{'python' if of_conda else shlex.quote(sys.executable)} -m onepix.jobs"
+os.environ.update(ONEPIX_PYTHON="python" if of_conda else sys.executable)
 
 GPU = 0 if CONFIG.engine.device == "cpu" else 1  # per job that runs a network
 

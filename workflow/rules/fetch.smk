@@ -15,7 +15,7 @@ rule cifar10:
     message:
         "fetch CIFAR-10"
     shell:
-        "{JOB} cifar10 --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs cifar10 --settings {params.settings:q} --output {output:q} 2>&1 | tee {log:q}'
 
 
 rule datasets:
@@ -34,7 +34,8 @@ rule datasets:
     message:
         "fetch {wildcards.dataset}"
     shell:
-        "{JOB} datasets --settings {params.settings:q} --output {output:q} {input.cifar10:q}" " 2>&1 | tee {log:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs datasets --settings {params.settings:q} --output {output:q} {input.cifar10:q}'
+        " 2>&1 | tee {log:q}"
 
 
 # Before the dataset is fetched, images that a rule chooses are not known, and Snakemake cannot know the chunks.
@@ -53,7 +54,9 @@ checkpoint selection:
     message:
         "choose images of {wildcards.dataset}: {wildcards.selection}"
     shell:
-        "{JOB} selection --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q} 2>&1 | tee {log:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs selection'
+        " --settings {params.settings:q} --dataset {input.dataset:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule training:
@@ -76,7 +79,9 @@ rule training:
     message:
         "train {wildcards.network}"
     shell:
-        "{JOB} training --settings {params.settings:q} --cifar10 {input.cifar10:q} --output {output:q} 2>&1 | tee {log:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs training'
+        " --settings {params.settings:q} --cifar10 {input.cifar10:q} --output {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule networks:
@@ -95,4 +100,5 @@ rule networks:
     message:
         "fetch {wildcards.network}"
     shell:
-        "{JOB} networks --settings {params.settings:q} --output {output:q} {input.trained:q}" " 2>&1 | tee {log:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs networks --settings {params.settings:q} --output {output:q} {input.trained:q}'
+        " 2>&1 | tee {log:q}"

@@ -23,5 +23,6 @@ rule locality:
     message:
         "position maps of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
-        "{JOB} locality --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs locality'
+        " --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --attack {input.attack:q} --output {output:q} 2>&1 | tee {log:q}"

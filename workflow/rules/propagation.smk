@@ -23,7 +23,8 @@ rule propagation:
     message:
         "propagation maps of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
-        "{JOB} propagation --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs propagation'
+        " --settings {params.settings:q} --dataset {input.dataset:q} --network {input.network:q}"
         " --attack {input.attack:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -49,7 +50,7 @@ rule controls:
     message:
         "matched controls of {wildcards.network}, {wildcards.attack}: {wildcards.dataset} {wildcards.chunk}"
     shell:
-        "{JOB} controls --settings {params.settings:q} --dataset {input.dataset:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs controls --settings {params.settings:q} --dataset {input.dataset:q}'
         " --network {input.network:q} --locality {input.locality:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -76,5 +77,5 @@ rule receptive_fields:
     message:
         "receptive fields of {wildcards.network} on {wildcards.dataset}"
     shell:
-        "{JOB} receptive_fields --settings {params.settings:q} --dataset {input.dataset:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs receptive_fields --settings {params.settings:q} --dataset {input.dataset:q}'
         " --network {input.network:q} --output {output.manifest:q} 2>&1 | tee {log:q}"

@@ -16,7 +16,8 @@ rule configuration:
     message:
         "record the configuration"
     shell:
-        "{JOB} configuration --settings {params.settings:q} --output {output.file:q} 2>&1 | tee {log:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs configuration --settings {params.settings:q} --output {output.file:q}'
+        " 2>&1 | tee {log:q}"
 
 
 rule provenance:
@@ -33,4 +34,4 @@ rule provenance:
     message:
         "gather where every result comes from"
     shell:
-        "{JOB} provenance --output {output.table:q} {input.manifests:q} 2>&1 | tee {log:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs provenance --output {output.table:q} {input.manifests:q} 2>&1 | tee {log:q}'

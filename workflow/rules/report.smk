@@ -24,7 +24,8 @@ rule figures:
     message:
         "draw {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
-        "{JOB} figures --settings {params.settings:q} --dataset {input.dataset:q} --records {input.records:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs figures'
+        " --settings {params.settings:q} --dataset {input.dataset:q} --records {input.records:q}"
         " --output {output.pngs[0]:q} {input.propagation:q} {input.locality:q} 2>&1 | tee {log:q}"
 
 
@@ -47,6 +48,7 @@ rule charts:
     message:
         "draw the charts of all runs"
     shell:
-        "{JOB} charts --settings {params.settings:q} --locality {input.locality:q} --profile {input.profile:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs charts'
+        " --settings {params.settings:q} --locality {input.locality:q} --profile {input.profile:q}"
         " --fields {input.fields:q} --neighbourhood {input.neighbourhood:q} --output {output.pngs[0]:q}"
         " 2>&1 | tee {log:q}"

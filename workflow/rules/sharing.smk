@@ -23,7 +23,7 @@ rule transfer:
     message:
         "others' successes on {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
-        "{JOB} transfer --settings {params.settings:q} --dataset {input.dataset:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs transfer --settings {params.settings:q} --dataset {input.dataset:q}'
         " --network {input.network:q} --output {output:q} {input.attack:q} 2>&1 | tee {log:q}"
 
 
@@ -51,7 +51,7 @@ rule sharing:
     message:
         "what networks share on {wildcards.dataset}, {wildcards.attack}"
     shell:
-        "{JOB} sharing --settings {params.settings:q} --output {output:q} {input.transfer:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs sharing --settings {params.settings:q} --output {output:q} {input.transfer:q}'
         " {input.vulnerable:q} 2>&1 | tee {log:q}"
 
 
@@ -77,5 +77,6 @@ rule sharing_figures:
     message:
         "draw what networks share on {wildcards.dataset}, {wildcards.attack}"
     shell:
-        "{JOB} sharing_figures --settings {params.settings:q} --table {input.table:q} --output {output.png:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs sharing_figures'
+        " --settings {params.settings:q} --table {input.table:q} --output {output.png:q}"
         " 2>&1 | tee {log:q}"

@@ -22,7 +22,7 @@ rule summary:
     message:
         "summarise {wildcards.network}, {wildcards.attack}: {wildcards.dataset}"
     shell:
-        "{JOB} summary --settings {params.settings:q} --output {output.tables[0]:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs summary --settings {params.settings:q} --output {output.tables[0]:q}'
         " {input.attack:q} {input.propagation:q} {input.locality:q} {input.controls:q} 2>&1 | tee {log:q}"
 
 
@@ -46,4 +46,4 @@ rule tables:
     message:
         "gather {wildcards.table}"
     shell:
-        "{JOB} tables --output {output:q} {input.tables:q} 2>&1 | tee {log:q}"
+        '"$ONEPIX_PYTHON" -m onepix.jobs tables --output {output:q} {input.tables:q} 2>&1 | tee {log:q}'
