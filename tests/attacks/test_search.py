@@ -412,7 +412,7 @@ METHODS = [
 
 # Each method at one precision, and the more patient tests at the other.
 AT_BOTH = [
-    pytest.param(settings, precision, marks=pytest.mark.slow if (index + turn) % 2 else ())
+    pytest.param(settings, precision, marks=pytest.mark.slow if (index + turn) % 4 else ())
     for index, settings in enumerate(METHODS)
     for turn, precision in enumerate(("float32", "bfloat16"))
 ]

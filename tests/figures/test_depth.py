@@ -119,7 +119,9 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "long names" in name else ()) for name in FIGURES]
+)
 def test_all_text_is_legible_and_the_size_is_a_journals(name):
     figure = FIGURES[name]()
     assert figure.get_figwidth() == 7.0

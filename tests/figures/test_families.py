@@ -136,7 +136,9 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "long" in name else ()) for name in FIGURES]
+)
 def test_all_text_is_legible_and_the_width_is_a_journals(name):
     figure = FIGURES[name]()
     assert figure.get_figwidth() in (3.4, 7.0)
@@ -557,6 +559,7 @@ def save_some(folder: Path) -> None:
         style.save(FIGURES[name](), folder / name, 72)
 
 
+@pytest.mark.slow
 def test_equal_figures_are_equal_files(tmp_path):
     save_some(tmp_path / "here")
     # Another process, later, with other hashes.

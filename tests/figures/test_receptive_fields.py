@@ -72,7 +72,9 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "long names" in name else ()) for name in FIGURES]
+)
 def test_all_text_is_legible_and_the_figure_fits_a_page(name):
     figure = FIGURES[name]()
     assert figure.get_figwidth() in (3.4, 7.0)

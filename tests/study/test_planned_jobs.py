@@ -55,6 +55,7 @@ def test_nothing_to_do(finished_study, tmp_path):
     assert files(finished_study) == before
 
 
+@pytest.mark.slow
 def test_more_generations(finished_study, tmp_path):
     """Every image is attacked anew: 8 and 4 images × 200 candidates × 6, the first population included."""
     config = finished_study.changed("attacks", "de", "generations", to=5)

@@ -200,6 +200,7 @@ def test_a_record_that_the_network_contradicts(faults):
     assert faults(sample=0) == {}
 
 
+@pytest.mark.slow
 def test_the_repair_that_is_named_repairs(study_copy):
     data = study_copy.folder / RUN / "attack" / f"{CHUNK}.parquet"
     before = data.read_bytes()
