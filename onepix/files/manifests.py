@@ -50,14 +50,14 @@ class Format:
     version: int
 
 
-def described(data: Path, layout: Format | None = None) -> dict[str, Any]:
+def described(data: Path, form: Format | None = None) -> dict[str, Any]:
     """Return what a manifest says about data: name, digest, and format."""
-    stated = {"format": layout.name, "version": layout.version} if layout else {}
+    stated = {"format": form.name, "version": form.version} if form else {}
     return {"data": data.name, "sha256": digest(data), **stated}
 
 
 def write_manifest(
-    path: Path, data: Path, settings: Mapping[str, Any], module: str, layout: Format | None = None, **facts: Any
+    path: Path, data: Path, settings: Mapping[str, Any], module: str, form: Format | None = None, **facts: Any
 ) -> None:
     """Write a manifest, which says that data are complete; the data must lie next to it already.
 
@@ -71,13 +71,13 @@ def write_manifest(
         The settings of the job.
     module : str
         The job's module: the digest of its code, and of all code that it imports, shows which code made the data.
-    layout : Format, optional
+    form : Format, optional
         Format of the data.
     **facts
         Anything else worth knowing: image ids, device, digests of inputs.
     """
     manifest = {
-        **described(data, layout),
+        **described(data, form),
         "settings": settings,
         **facts,
         "source": source_digest(module),
@@ -105,19 +105,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def is_current(manifest: Mapping[str, Any], layout: Format) -> bool:
+def is_current(manifest: Mapping[str, Any], form: Format) -> bool:
     """Tell, by a manifest, whether data have the version of a format that is read now."""
-    return bool(manifest.get("version", FIRST) == layout.version)
+    return bool(manifest.get("version", FIRST) == form.version)
 
 
-def checked_data(manifest_path: Path, layout: Format | None = None, part: str | None = None) -> Path:
+def checked_data(manifest_path: Path, form: Format | None = None, part: str | None = None) -> Path:
     """Return the path of a manifest's data, or of a part of them, after comparing version and digest.
 
     Parameters
     ----------
     manifest_path : Path
         The manifest.
-    layout : Format, optional
+    form : Format, optional
         Expected format; default: the version is not compared.
     part : str, optional
         A key of the manifest that describes further data.
@@ -130,11 +130,11 @@ def checked_data(manifest_path: Path, layout: Format | None = None, part: str | 
     manifest = read_manifest(manifest_path)
     if part is not None:
         manifest = manifest[part]
-    if layout and not is_current(manifest, layout):
+    if form and not is_current(manifest, form):
         found = manifest.get("version", FIRST)
         raise OnepixError(
-            f"{manifest_path}: {layout.name} of version {found}, expected version {layout.version}; "
-            f"snakemake --force {manifest_path} makes them again"
+            f"{manifest_path}: {form.name} of version {found}, expected version {form.version}; "
+            f"snakemake --cores all --force {manifest_path} makes them again"
         )
     data: Path = manifest_path.parent / manifest["data"]
     mend = f"delete {manifest_path} and run the workflow again to remake them"

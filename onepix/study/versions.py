@@ -43,11 +43,11 @@ def outdated(manifests: Iterable[Path]) -> Iterator[str]:
         except OnepixError:
             continue
         kind = FORMATS[result_of(manifest).kind]
-        for layout, stated in [(kind, read), *([(SCAN, read[PART])] if PART in read else [])]:
-            if not is_current(stated, layout):
-                found[layout, stated.get("version", FIRST)] += 1
-    for (layout, version), count in found.items():
+        for form, stated in [(kind, read), *([(SCAN, read[PART])] if PART in read else [])]:
+            if not is_current(stated, form):
+                found[form, stated.get("version", FIRST)] += 1
+    for (form, version), count in found.items():
         yield (
-            f"{count} result{'s hold' if count > 1 else ' holds'} {layout.name} of version {version}, expected "
-            f"version {layout.version}: these and all results made from them will be made again"
+            f"{count} result{'s hold' if count > 1 else ' holds'} {form.name} of version {version}, expected "
+            f"version {form.version}: these and all results made from them will be made again"
         )

@@ -119,7 +119,8 @@ def test_another_version_is_told_in_one_line_and_nothing_is_deleted(layout, name
     with pytest.raises(OnepixError) as caught:
         read_all(layout)[name]()
     assert str(caught.value) == (
-        f"{manifest}: {form.name} of version 0, expected version 1; snakemake --force {manifest} makes them again"
+        f"{manifest}: {form.name} of version 0, expected version 1; "
+        f"snakemake --cores all --force {manifest} makes them again"
     )
     (line,) = outdated(layout.manifests())
     assert line == (
