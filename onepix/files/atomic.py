@@ -135,8 +135,9 @@ def _lock(holder: Path, create: bool) -> int:
 
 def _discard(holder: Path, lock: int | None) -> None:
     """Remove a temporary folder; the lock goes last, since without it the rest would not look like a leftover."""
-    for part in holder.glob("[!.]*"):
-        shutil.rmtree(part, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # another process discards it, too, and was faster
+        for part in holder.glob("[!.]*"):
+            shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(holder, ignore_errors=True)
     if lock is not None:
         os.close(lock)

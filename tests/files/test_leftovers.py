@@ -1,12 +1,15 @@
 """What a killed writer leaves beside an output."""
 
+import errno
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from studies import ROOT
 
+from onepix.files import atomic
 from onepix.files.atomic import remove_leftovers, replacing
 
 # What a killed writer leaves beside an output
@@ -14,6 +17,7 @@ from onepix.files.atomic import remove_leftovers, replacing
 WRITER = """
 import sys, time
 from pathlib import Path
+from onepix.files import atomic
 from onepix.files.atomic import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.mkdir()
@@ -72,6 +76,31 @@ def test_only_folders_of_the_very_name_are_looked_at(tmp_path, name):
     with replacing(tmp_path / name) as temporary:
         temporary.write_text("")
     assert sorted(tmp_path.iterdir()) == sorted([*kept, tmp_path / name])
+
+
+def test_a_folder_that_another_process_removes_while_it_is_discarded(tmp_path, monkeypatch):
+    """Before it is locked, another process may take it for a leftover: the writer then makes another one."""
+    lock, glob, lost = atomic._lock, Path.glob, []
+
+    def held_by_another(holder, create):
+        if lost:
+            return lock(holder, create)
+        lost.append(holder)
+        raise BlockingIOError(errno.EAGAIN, "the lock is held")
+
+    def gone_between_two_looks(folder, pattern):
+        if folder not in lost:
+            return glob(folder, pattern)
+        folder.rmdir()
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))
+
+    monkeypatch.setattr(atomic, "_lock", held_by_another)
+    monkeypatch.setattr(Path, "glob", gone_between_two_looks)
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+    monkeypatch.undo()
+    assert len(lost) == 1
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "whole")]
 
 
 def test_many_writers_of_one_name_at_once(tmp_path):
