@@ -110,6 +110,7 @@ def test_what_is_no_manifest(name, text, told, tmp_path):
     assert not (tmp_path / "table.csv").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_of_the_same_code_write_the_same_manifests(finished_study, tmp_path):
     for name in ("a", "b"):
         job = json.dumps({"attack": {"population": 4, "generations": 0}, "image_ids": [1], "engine": {}})

@@ -75,6 +75,7 @@ def rows(values, **options):
     return list(check(parse(values, "study.yaml"), **options))
 
 
+@pytest.mark.slow
 def test_a_bundled_network_on_bundled_images():
     (row,) = rows(study(), sample=12)
     expected = accuracy(load_network_file(bundled()["lenet"]), load_bundled().select(range(12)), "cpu")

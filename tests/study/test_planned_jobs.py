@@ -97,6 +97,7 @@ def test_other_layers_make_maps_anew_and_attack_nothing(finished_study, tmp_path
     assert by_run["sum"] == ["0 of 12", "0", "0 s"]
 
 
+@pytest.mark.slow
 def test_a_module_is_edited(study_copy, tmp_path):
     with (study_copy.folder / "onepix/attacks/search.py").open("a") as file:
         file.write("# edited\n")

@@ -293,6 +293,7 @@ def test_figures(finished_study, run):
         assert stem.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_figure_and_table(finished_study):
     run = finished_study.snakemake("--report", "report.html")
     assert run.returncode == 0, run.stdout
