@@ -33,7 +33,7 @@ def pytest_configure() -> None:
         os.environ["SLURM_CONF"] = os.devnull
 
 
-# Which tests come first. One worker runs the study, in processes of its own; meanwhile the others have tests that need
+# Which tests come first. One worker runs a study in processes of its own; meanwhile the others have tests that need
 # none, and what is short comes last, so that all end together.
 ORDER = ("workflow/test_end_to_end.py", "networks", "figures", "attacks", "engine", "workflow", "study", "jobs")
 

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+from onepix.study.printing import print_table, wide_console
 
 if TYPE_CHECKING:  # it imports torch
     from onepix.study.attack_pictures import AttackedPicture
 
-WIDTH = 160  # characters per line, if the output is not a terminal
 COLUMNS = ("picture", "class", "row, column", "colour", "new class", "tried")
 
 
@@ -22,13 +21,7 @@ def say(line: str) -> None:
 
 def show(rows: Sequence["AttackedPicture"]) -> None:
     """Print a table with one row per picture, and the folders that were written."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
-    table = Table(*COLUMNS, box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*map(escape, cells(row)))
-    console.print(table)
+    print_table(wide_console(), COLUMNS, map(cells, rows))
     for row in rows:
         if row.folder:
             say(f"{row.picture}: written into {row.folder}")

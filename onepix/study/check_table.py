@@ -2,14 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 from onepix.config.study import Config
 from onepix.study.check import CheckedPair
+from onepix.study.printing import print_table, wide_console
 
 UNKNOWN = "?"
-WIDTH = 160  # characters per line, if the output is not a terminal
 COLUMNS = (
     "dataset",
     "network",
@@ -26,18 +23,13 @@ COLUMNS = (
 
 def show(config: Config, rows: Iterable[CheckedPair]) -> int:
     """Print a table, what would be fetched, and all mistakes; return how many rows have a fault."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = wide_console()
     found = []
     with console.status("checking …") as status:
         for row in rows:
             status.update(f"checked {row.dataset} × {row.network}")
             found.append(row)
-    table = Table(*COLUMNS, box=None, header_style="bold")
-    for row in found:
-        table.add_row(*cells(row))
-    console.print(table)
+    print_table(console, COLUMNS, map(cells, found))
     for text in dict.fromkeys(text for row in found for text in row.fetches):
         console.print(f"to be fetched: {text}", soft_wrap=True, markup=False)
     for row in found:

@@ -2,43 +2,31 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 from onepix.study.plan import ATTACK, Estimate, Workflow
+from onepix.study.printing import print_table, wide_console
 
 UNKNOWN, NOTHING = "?", "–"
-WIDTH = 180  # characters per line, if the output is not a terminal
 HEADER = ("dataset", "network", "attack", "images", "passes ≤", "passes/s", "time ≤")
 TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def show(workflow: Workflow, estimates: Iterable[Estimate]) -> None:
     """Print a table of rules and a table of runs, with what would be done; one line if nothing would run."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = wide_console()
     if not workflow.to_run():
         console.print("nothing would run: all results exist and match the configuration")
         return
-    _print_table(console, ("rule", "jobs", "why"), rule_rows(workflow))
+    print_table(console, ("rule", "jobs", "why"), rule_rows(workflow))
     found = []
     with console.status("measuring …") as status:
         for estimate in estimates:
             found.append(estimate)
             status.update(f"measured {' × '.join(estimate.run[:2])}")
     console.print()
-    _print_table(console, HEADER, [*map(cells, found), sums(found)])
+    print_table(console, HEADER, [*map(cells, found), sums(found)])
     console.print()
     for line in notes(workflow, found):
         console.print(line, soft_wrap=True, markup=False)
-
-
-def _print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*header, box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, markup=False)
 
 
 def rule_rows(workflow: Workflow) -> list[list[str]]:
