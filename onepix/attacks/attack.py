@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ from onepix.attacks.search import Method, Outcome, Task, begin, run_search
 from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomSearch
 from onepix.config.engine import Engine
 from onepix.engine.evaluator import Evaluator
+from onepix.engine.trial import tried
 from onepix.errors import OnepixError
 from onepix.files.targets import UNTARGETED, Key, keys
 from onepix.images import ImageSet
@@ -56,6 +58,7 @@ def attack_images(
     description: str = "attack",
     keep_maps: bool = False,
     journal: Journal | None = None,
+    is_tried: bool = False,
 ) -> Attacked:
     """Attack the correctly classified images of a set.
 
@@ -76,6 +79,8 @@ def attack_images(
     journal : Journal, optional
         Finished attacks are read from it and not done again; new ones are written into it. Its origin must hold all
         that defines a result, except image, target and `Attacked.evaluation`.
+    is_tried : bool
+        `onepix.engine.trial.tried` was called already; otherwise it is called here, and warns of what it says.
 
     Returns
     -------
@@ -87,7 +92,8 @@ def attack_images(
     ------
     OnepixError
         If the classifier cannot take images of this shape, does not give one logit for each class of the set, or
-        gives one that is not finite; if the target is not one of the classes.
+        gives one that is not finite; if its answers are random or depend on other images; if the target is not one of
+        the classes.
     """
     engine = engine or Engine()
     pictures = torch.from_numpy(images.images).to(classifier.mean.device)
@@ -95,7 +101,10 @@ def attack_images(
     evaluator = Evaluator(classifier, engine, (height, width, channels))
     clean = clean_logits(classifier, pictures, evaluator.classify)
     images = images.with_classes(clean.shape[1])
-    _check(clean, images, settings)
+    _check(images, settings)
+    if not is_tried:
+        for said in tried(classifier, pictures, evaluator.micro_batch):
+            warnings.warn(said, stacklevel=3)  # behind PyTorch's decorator
     rows = _rows(images, clean, settings.target)
     task = _task(evaluator, images, clean, rows, settings)
     ids = images.ids[rows.image[rows.eligible]].tolist()
@@ -111,24 +120,20 @@ def attack_images(
 
 
 def clean_logits(classifier: Classifier, pictures: Tensor, classify: Callable[[Tensor], Tensor]) -> Tensor:
-    """Classify unchanged images by `classify`; OnepixError if the network cannot take them."""
+    """Classify unchanged images by `classify`; OnepixError in training mode, or if a logit is not finite."""
     if classifier.network.training:
-        raise OnepixError("the network is in training mode, where its results are random; call its eval() first")
-    try:
-        outputs = classify(pictures)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        shape = "×".join(map(str, pictures.shape[1:]))
-        raise OnepixError(f"the network cannot take images of {shape} (height, width, channels): {reason}") from error
-    if outputs.ndim != 2:
-        raise OnepixError(f"the network gives outputs of shape {tuple(outputs.shape)}, expected (images, classes)")
+        raise OnepixError(
+            f"network {classifier.name} is in training mode, where its results are random; call its eval() first, "
+            "which must reach the network"
+        )
+    outputs = classify(pictures)
+    if not outputs.isfinite().all():
+        raise OnepixError(f"network {classifier.name} gives logits that are not finite on unchanged images")
     return outputs
 
 
-def _check(clean: Tensor, images: ImageSet, settings: AttackSettings) -> None:
+def _check(images: ImageSet, settings: AttackSettings) -> None:
     classes = len(images.class_names)
-    if not clean.isfinite().all():
-        raise OnepixError("the network gives logits that are not finite on unchanged images")
     if isinstance(settings.target, int) and settings.target >= classes:
         raise OnepixError(f"target: {settings.target} is not a class; the images have classes 0–{classes - 1}")
 

@@ -2,11 +2,17 @@
 
 import ctypes
 import sys
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from onepix.engine import gpus
 from onepix.errors import OnepixError
+from onepix.networks.gate import out_of_memory
+
+T = TypeVar("T")
 
 # glibc's mallopt parameters, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -83,3 +89,38 @@ def choose_micro_batch(wanted: int | str, device: str | torch.device, height: in
     pixels, fewest, most = PIXELS_PER_PASS.get(torch.device(device).type, PIXELS_PER_PASS["cuda"])
     fitting = max(pixels // (height * width), 1)
     return min(max(1 << (fitting.bit_length() - 1), fewest), most)
+
+
+def halving(evaluate: Callable[[int], T], size: int) -> tuple[T, int]:
+    """Call with a micro-batch; if memory runs out, halve the micro-batch and begin again.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Takes the number of images per forward pass.
+    size : int
+        The first number to try.
+
+    Returns
+    -------
+    result : object
+        What `evaluate` returned. All of it was made with the same micro-batch, so its rounding is that of one shape.
+    size : int
+        The number that fitted.
+
+    Raises
+    ------
+    OnepixError
+        If there is not enough memory for one image.
+    """
+    while True:
+        try:
+            return evaluate(size), size
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if size == 1:
+                raise OnepixError("out of memory, even with one image per forward pass") from None
+        size //= 2
+        torch.cuda.empty_cache()
+        warnings.warn(f"out of memory: continuing with micro-batches of {size}", stacklevel=2)

@@ -2,9 +2,9 @@
 
 import contextlib
 import copy
+import functools
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,15 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from onepix.config.engine import Engine
-from onepix.engine.devices import choose_micro_batch, choose_precision
+from onepix.engine.devices import choose_micro_batch, choose_precision, halving
 from onepix.engine.windows import CleanMaps, WindowedNetwork
 from onepix.errors import OnepixError
 from onepix.networks.classifier import Classifier
+from onepix.networks.gate import logits_in
 from onepix.pixels import Perturbation
 
 CLEAN_BATCH = 8  # clean images per pass; all their feature maps are kept for one round
+FOLDING_ERROR = 1e-3  # of the largest logit: a folded network that differs by more is not the same network
 
 
 def exact_float32() -> contextlib.AbstractContextManager[None]:
@@ -52,7 +54,15 @@ def logits(classifier: Classifier, images: Tensor, micro_batch: int) -> Tensor:
     """
     with exact_float32():
         outputs = [classifier(filled(batch, micro_batch))[: len(batch)] for batch in torch.split(images, micro_batch)]
-    return torch.cat(outputs)
+    return joined(outputs, classifier.name)
+
+
+def joined(outputs: Sequence[Tensor], name: str) -> Tensor:
+    """Join the logits of several passes; OnepixError if a network gives more of them in one pass than in another."""
+    widths = sorted({output.shape[1] for output in outputs})
+    if len(widths) > 1:
+        raise OnepixError(f"network {name} gives {widths[0]} logits in one pass and {widths[1]} in another")
+    return torch.cat(list(outputs))
 
 
 @torch.inference_mode()
@@ -80,7 +90,8 @@ def candidate_logits(
         float32, shape (N, classes).
     """
     parts = torch.split(torch.arange(len(candidates), device=images.device), micro_batch)
-    return torch.cat([logits(classifier, candidates[part].apply(images[owners[part]]), micro_batch) for part in parts])
+    outputs = [logits(classifier, candidates[part].apply(images[owners[part]]), micro_batch) for part in parts]
+    return joined(outputs, classifier.name)
 
 
 def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -129,7 +140,7 @@ class Evaluator:
     precision : str
         Precision of screening: `float32` or `bfloat16`.
     micro_batch : int
-        Candidates per forward pass. If GPU memory runs out, it is halved for the rest of the evaluator's life.
+        Candidates per forward pass. If memory runs out, it is halved for the rest of the evaluator's life.
     bound : float
         A screened candidate with a smaller logit margin is evaluated in float32; NaN: found for each image.
     """
@@ -140,7 +151,8 @@ class Evaluator:
         self.precision = choose_precision(settings.precision, self.device)
         self.micro_batch = choose_micro_batch(settings.micro_batch, self.device, shape[0], shape[1])
         self.bound = math.nan if settings.bound == "auto" else settings.bound
-        self._network, self.folded = _screening_network(classifier.network, settings.fold)
+        self._classes: int | None = None
+        self._network, self.folded = _screening_network(classifier, settings.fold, shape)
         height, width, channels = shape
         wanted = self.device.type == "cpu" if settings.windows == "auto" else settings.windows
         self._windowed = _windowed(self._network, (channels, height, width)) if wanted else None
@@ -154,6 +166,7 @@ class Evaluator:
             "folded": self.folded,
             "windows": self._windowed is not None,
             "bound": "by image" if math.isnan(self.bound) else self.bound,
+            "logits": self.classifier.part,
         }
 
     def classify(self, images: Tensor) -> Tensor:
@@ -177,33 +190,34 @@ class Evaluator:
         outputs = []
         for part in torch.split(torch.arange(len(candidates), device=self.device), size):
             changed = candidates[part].apply(images[owners[part]])
-            outputs.append(self._network(self.classifier.scaled(filled(changed, size)))[: len(part)])
-        return torch.cat(outputs)
+            given = filled(changed, size)
+            seen = self.classifier.scaled(given)
+            outputs.append(self.classifier.logits_of(functools.partial(self._network, seen), given.shape)[: len(part)])
+        return joined(outputs, self.classifier.name)
 
     def _screen_windows(self, images: Tensor, owners: Tensor, candidates: Perturbation, size: int) -> Tensor:
         assert self._windowed is not None
         batches = [self.classifier.scaled(filled(batch, CLEAN_BATCH)) for batch in torch.split(images, CLEAN_BATCH)]
-        parts = [self._windowed.clean(batch).maps for batch in batches]
+        with self.classifier.told(images.shape):
+            parts = [self._windowed.clean(batch).maps for batch in batches]
         clean = CleanMaps({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         colours = self.classifier.scaled(candidates.values[:, None])[:, :, 0, 0]
         outputs = []
         for part in torch.split(torch.arange(len(candidates), device=self.device), size):
             whole = filled(part, size)
             rows, columns = candidates.rows[whole, 0], candidates.columns[whole, 0]
-            outputs.append(self._windowed(clean, owners[whole], rows, columns, colours[whole])[: len(part)])
-        return torch.cat(outputs)
+            run = functools.partial(self._windowed, clean, owners[whole], rows, columns, colours[whole])
+            outputs.append(self.classifier.logits_of(run, (size, *images.shape[1:]))[: len(part)])
+        return joined(outputs, self.classifier.name)
 
     def _halving(self, evaluate: Callable[[int], Tensor]) -> Tensor:
-        """Call with the micro-batch; if GPU memory runs out, halve it and continue."""
-        while True:
-            try:
-                return evaluate(self.micro_batch)
-            except torch.OutOfMemoryError:
-                if self.micro_batch == 1:
-                    raise OnepixError("out of GPU memory, even with one image per forward pass") from None
-            self.micro_batch //= 2
-            torch.cuda.empty_cache()
-            warnings.warn(f"out of GPU memory: continuing with micro-batches of {self.micro_batch}", stacklevel=2)
+        """Call with the micro-batch, which is halved for the rest of this evaluator's life if memory runs out."""
+        outputs, self.micro_batch = halving(evaluate, self.micro_batch)
+        if self._classes not in (None, outputs.shape[1]):
+            name = self.classifier.name
+            raise OnepixError(f"network {name} gives {outputs.shape[1]} logits, before it gave {self._classes}")
+        self._classes = outputs.shape[1]
+        return outputs
 
 
 class _Float32Linear(nn.Module):
@@ -215,25 +229,45 @@ class _Float32Linear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = self.linear(features.float())
+            logits: Tensor = self.linear(features.to(self.linear.weight.dtype))
         return logits
 
 
-def _screening_network(network: nn.Module, fold: bool) -> tuple[nn.Module, bool]:
+def _screening_network(classifier: Classifier, fold: bool, shape: tuple[int, int, int]) -> tuple[nn.Module, bool]:
     """Return a faster copy of a network, and whether its batch normalisation is folded (not always possible)."""
+    network = classifier.network
     if fold:
         # torch.fx runs the network's code on placeholders, where it may raise anything.
         with contextlib.suppress(Exception):
             folded = fuse(network)
             if isinstance(folded, fx.GraphModule):
                 _keep_head(folded)
-                return folded.to(memory_format=torch.channels_last), True
-    return copy.deepcopy(network).to(memory_format=torch.channels_last), False
+                folded = folded.to(memory_format=torch.channels_last)
+                if _agree(classifier, folded, shape):
+                    return folded, True
+    with contextlib.suppress(Exception):  # not every network can be copied: some hold locks, or tensors with a history
+        return copy.deepcopy(network).to(memory_format=torch.channels_last), False
+    return network, False
+
+
+@torch.inference_mode()
+def _agree(classifier: Classifier, folded: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Tell whether a folded network still answers as the network does.
+
+    It does not where a module is called twice and normalised differently, or computes its weights at each call.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, *shape), generator=generator, dtype=torch.uint8).to(classifier.mean.device)
+    with exact_float32():
+        expected = classifier(images)
+        found = classifier.logits_of(lambda: folded(classifier.scaled(images)), images.shape)
+    difference = (found - expected).abs().max()
+    return not difference > FOLDING_ERROR * expected.abs().max()  # where logits overflow, both do
 
 
 def _keep_head(network: fx.GraphModule) -> None:
     (output,) = (node for node in network.graph.nodes if node.op == "output")
-    head = output.args[0]
+    head, _ = logits_in(output.args[0], fx.Node)
     if isinstance(head, fx.Node) and head.op == "call_module":
         linear = network.get_submodule(str(head.target))
         if isinstance(linear, nn.Linear):

@@ -66,8 +66,9 @@ def _driver() -> str:
 
 
 def _network(manifest: Path | None) -> Mapping[str, Any]:
-    """Return a network's architecture, the origin of its weights, and its input scaling."""
+    """Return a network's architecture, the origin of its weights, its input scaling, and what its logits are."""
     if manifest is None:
         return {}
     metadata = read_manifest(manifest)["metadata"]
-    return {"network": {key: metadata[key] for key in ("architecture", "mean", "std", "weights") if key in metadata}}
+    keys = ("architecture", "mean", "std", "weights", "logits")
+    return {"network": {key: metadata[key] for key in keys if key in metadata}}

@@ -8,6 +8,7 @@ from onepix.files.layout import name_of
 from onepix.files.manifests import write_manifest
 from onepix.jobs.inputs import Fetched, JsonText, Output, read_settings
 from onepix.networks.sources import find, load_classifier
+from onepix.networks.storing import made_up_images, refuse_what_is_lost, stored_metadata
 from onepix.networks.weights import read_metadata, save_classifier
 
 
@@ -25,11 +26,11 @@ def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
     job = read_settings(NetworksJob, settings)
     source = find(job.network, trained)
     classifier, metadata = load_classifier(job.network, source)
-    metadata |= {
-        "architecture": job.network.architecture,
-        "classes": job.network.classes or metadata.get("classes"),
-        "channels": job.network.channels,
-    }
+    classifier.name = name_of(output)
+    metadata = stored_metadata(job.network, metadata)
+    refuse_what_is_lost(classifier, job.network, metadata, made_up_images(classifier, metadata["channels"]))
+    if classifier.part:  # unknown if no made-up image fits
+        metadata["logits"] = classifier.part
     data = output.parent / "weights.safetensors"
     save_classifier(classifier, data, metadata)
     write_manifest(output, data, job.model_dump(mode="json"), __name__, metadata=read_metadata(data))

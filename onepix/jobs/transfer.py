@@ -11,7 +11,7 @@ from onepix.analysis.draws import drawn_positions
 from onepix.config.base import Settings
 from onepix.config.engine import Passes
 from onepix.datasets.arrays import read_images
-from onepix.engine.devices import choose_micro_batch, claimed_device, keep_memory
+from onepix.engine.devices import choose_micro_batch, claimed_device, halving, keep_memory
 from onepix.engine.evaluator import logits
 from onepix.files.layout import result_of
 from onepix.files.manifests import checked_data
@@ -55,10 +55,12 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
     micro_batch = choose_micro_batch(job.engine.micro_batch, device, *images.images.shape[1:3])
 
     def seen(pictures: Pictures) -> npt.NDArray[np.int64]:
+        nonlocal micro_batch
         if len(pictures) == 0:  # a chunk without successes
             return np.zeros(0, np.int64)
         given = torch.from_numpy(pictures).to(device)
-        classes: npt.NDArray[np.int64] = logits(classifier, given, micro_batch).argmax(1).cpu().numpy()
+        outputs, micro_batch = halving(lambda size: logits(classifier, given, size), micro_batch)
+        classes: npt.NDArray[np.int64] = outputs.argmax(1).cpu().numpy()
         return classes
 
     parts = []

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onepix.engine.devices import halving
 from onepix.engine.evaluator import exact_float32
 from onepix.errors import OnepixError
 from onepix.layers.watching import feature_maps, watching
 from onepix.networks.classifier import Classifier
+from onepix.networks.gate import refuse_script, told
 from onepix.progress import progress_bar
 
 THRESHOLD = 1 - 0.9545  # of the largest gradient: pixels above it count; two standard deviations
@@ -71,7 +73,8 @@ def effective_fields(
         Sets the signs, together with the layer's name and the image's index; they depend neither on other layers nor on
         the micro-batch.
     micro_batch : int or None
-        Images per pass, whose activations are all in memory at once; None: 16,384 pixels in all.
+        Images per pass, whose activations are all in memory at once; None: 16,384 pixels in all. If memory runs out,
+        it is halved.
     description : str
         Names the progress bar.
 
@@ -100,21 +103,34 @@ def effective_fields(
         raise OnepixError("effective receptive fields: no images, expected at least one")
     height, width = images.shape[1:3]
     size = max(PIXELS_PER_PASS // (height * width), 1) if micro_batch is None else micro_batch
+    refuse_script(classifier.network, classifier.name)
+    sums, _ = halving(lambda size: _sums(classifier, images, layers, seed, size, description), size)
+    return [_field(name, operator, total) for (name, operator), total in sums.items()]
+
+
+def _sums(
+    classifier: Classifier,
+    images: Tensor,
+    layers: Literal["auto"] | Sequence[str],
+    seed: int,
+    size: int,
+    description: str,
+) -> dict[tuple[str, str], Tensor]:
+    """Return what `_squared_gradients` returns, summed over batches of one size."""
     sums: dict[tuple[str, str], Tensor] = {}
+    what = (
+        f"effective receptive fields: network {classifier.name} has no gradient on images of (height, width, channels) "
+        f"{tuple(images.shape[1:])}"
+    )
     with progress_bar(len(images), description, "image") as bar:
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            try:
+            with told(what):
                 squares = _squared_gradients(classifier, batch, start, layers, seed)
-            except RuntimeError as error:
-                raise OnepixError(
-                    "effective receptive fields: the network has no gradient on images of (height, width, channels) "
-                    f"{tuple(images.shape[1:])}: {str(error).splitlines()[0]}"
-                ) from error
             for layer, square in squares.items():
                 sums[layer] = sums[layer] + square if layer in sums else square
             bar.update(len(batch))
-    return [_field(name, operator, total) for (name, operator), total in sums.items()]
+    return sums
 
 
 def _squared_gradients(
@@ -134,7 +150,7 @@ def _squared_gradients(
     with torch.inference_mode(False), torch.enable_grad(), exact_float32():
         seen = classifier.scaled(images).detach().requires_grad_()
         with watching(classifier.network, layers, see):
-            classifier.network(seen.clone())  # The network may write into its input, which a leaf tensor forbids.
+            classifier.follow(seen.clone())  # The network may write into its input, which a leaf tensor forbids.
         return {layer: _squared_gradient(middle, seen) for layer, middle in middles.items()}
 
 

@@ -7,9 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from onepix.engine.devices import halving
 from onepix.engine.evaluator import exact_float32
 from onepix.layers.watching import EXTRA, feature_maps, watching
 from onepix.networks.classifier import Classifier
+from onepix.networks.gate import refuse_script
 from onepix.progress import progress_bar
 
 
@@ -72,6 +74,7 @@ def propagation_maps(
         Glob patterns of the layer names wanted, or "auto": see `onepix.layers.watching.watching`.
     micro_batch : int
         Images per forward pass, clean and attacked together; its shape is fixed, so that no image influences another.
+        If memory runs out, it is halved, and all images are followed again.
 
     Returns
     -------
@@ -81,13 +84,27 @@ def propagation_maps(
     Raises
     ------
     OnepixError
-        If a pattern fits no layer.
+        If a pattern fits no layer, or as in `Classifier.follow`.
 
     Notes
     -----
     Vargas and Su, "Understanding the One-Pixel Attack: Propagation Maps and Locality Analysis" (2019):
     PM_max and PM_avg.
     """
+    refuse_script(classifier.network, classifier.name)
+    maps, _ = halving(lambda size: _maps(classifier, clean, attacked, layers, size, description), micro_batch)
+    return maps
+
+
+def _maps(
+    classifier: Classifier,
+    clean: Tensor,
+    attacked: Tensor,
+    layers: Literal["auto"] | Sequence[str],
+    micro_batch: int,
+    description: str,
+) -> list[LayerMaps]:
+    """Follow pixel changes in batches of one size; parameters and return value as in `propagation_maps`."""
     pairs = max(micro_batch // 2, 1)
     whole: list[LayerMaps] = []
     with progress_bar(len(clean), description, "image") as bar:
@@ -117,7 +134,7 @@ def _followed(
             recorded.append(_reduced(name + suffix, operator, tuple(output.shape[1:]), maps, images))
 
     with exact_float32(), watching(classifier.network, layers, see):
-        classifier(batch)
+        classifier.follow(classifier.scaled(batch))
     return recorded
 
 

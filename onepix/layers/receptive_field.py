@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from onepix.errors import OnepixError
+from onepix.networks.gate import words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +119,12 @@ def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[st
             tracer.enter(image, ReceptiveField(size=(1, 1), jump=(1, 1), start=(0, 0)))
             with tracer:
                 network(image)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except OnepixError:
+        raise
+    except (Exception, SystemExit) as error:  # the network's own code may raise anything
         raise OnepixError(
-            f"receptive fields: the network cannot run on an image of (channels, height, width) {shape}: {reason}"
+            f"receptive fields: the network ({type(network).__name__}) cannot run on an image of (channels, height, "
+            f"width) {shape}: {words(error)}"
         ) from error
     return tracer.layers
 

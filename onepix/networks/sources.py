@@ -15,6 +15,7 @@ from onepix.names import nearest
 from onepix.networks.build import build
 from onepix.networks.checkpoints import read_tensors
 from onepix.networks.classifier import Classifier
+from onepix.networks.gate import refuse_uninitialised
 from onepix.networks.weights import bundled, fill, read_metadata
 
 if TYPE_CHECKING:  # imported where it is used: it costs start-up time
@@ -119,6 +120,7 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         scaling is not known.
     """
     network = build(settings.architecture, settings.classes, settings.channels)
+    refuse_uninitialised(network, settings.architecture)
     metadata: dict[str, Any] = {}
     if source.path is not None:
         path = source.path if source.url is None else fetch(source.url, source.sha256 or "")
@@ -134,7 +136,7 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
             f"network {settings.architecture}: its weights do not state an input scaling; "
             "set mean and std, one number per channel"
         )
-    return Classifier(network, mean, std).eval(), metadata
+    return Classifier(network, mean, std, settings.architecture).eval(), metadata
 
 
 def _bundled(architecture: str) -> Path:

@@ -17,6 +17,7 @@ from onepix.files.atomic import replacing
 from onepix.files.manifests import read_manifest
 from onepix.networks.build import FACTORY, TORCHVISION, build
 from onepix.networks.classifier import Classifier
+from onepix.networks.gate import refuse_script, told
 
 KEY = "onepix"  # one entry for all metadata: several would be written in random order, and files would differ
 NEEDED = {"classes", "channels", "mean", "std"}  # besides the architecture
@@ -30,11 +31,37 @@ def bundled() -> dict[str, Path]:
 
 
 def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write a network's tensors, its input scaling and further metadata as one safetensors file."""
+    """Write a network's tensors, its input scaling and further metadata as one safetensors file.
+
+    Raises
+    ------
+    OnepixError
+        If the network is TorchScript, or safetensors cannot hold a part of its state.
+    """
+    refuse_script(classifier.network, classifier.name)
     described = canonical({**metadata, **classifier.scaling})
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in classifier.network.state_dict().items()}
+    with told(f"network {classifier.name} cannot be stored"):
+        contents = save(_stored_tensors(classifier), metadata={KEY: described})
     with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata={KEY: described}))
+        temporary.write_bytes(contents)
+
+
+def _stored_tensors(classifier: Classifier) -> dict[str, Tensor]:
+    """Return the tensors of a network, on the CPU; those that share memory, such as tied weights, become copies."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in classifier.network.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized or value.layout != torch.strided or value.is_meta:
+            kind = f"a tensor of {value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+            raise OnepixError(
+                f"network {classifier.name} cannot be stored: {name} in its state_dict is {kind}, expected "
+                "plain tensors; of a quantised network, give the one from before"
+            )
+        tensor = value.detach().contiguous().cpu()
+        start = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if start in seen else tensor
+        seen.add(start)
+    return tensors
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -108,7 +135,12 @@ def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classif
     network = build(metadata["architecture"], metadata["classes"], metadata["channels"])
     fill(network, load_file(path), f"{path} into {metadata['architecture']}")
     mean, std = (value if isinstance(value, float) else tuple(value) for value in (metadata["mean"], metadata["std"]))
-    return Classifier(network, mean, std).eval().to(device)
+    return Classifier(network, mean, std, _name(path)).eval().to(device)
+
+
+def _name(path: Path) -> str:
+    """Return the name of a stored network: that of its folder, if the job `networks` wrote it, or of its file."""
+    return path.parent.name if path.with_name("manifest.json").is_file() else path.stem
 
 
 def _refuse_foreign_code(architecture: str, path: Path) -> None:

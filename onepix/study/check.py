@@ -1,15 +1,17 @@
 """Tries a configuration before it runs: every network on every dataset of its runs."""
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from onepix.config.attacks import AttackSettings, DifferentialEvolution, Scan
 from onepix.config.datasets import BundledDataset, Cifar10Dataset
 from onepix.config.networks import NetworkSettings
 from onepix.config.study import Config
@@ -20,9 +22,12 @@ if TYPE_CHECKING:  # each pair is checked in its own process, and only that impo
     from onepix.images import ImageSet
     from onepix.networks.classifier import Classifier
 
+    Loaded = tuple[Classifier, dict[str, Any]]  # a network and the metadata of its weights
+
 T = TypeVar("T")
 KILLED = "the process that tried it was killed; perhaps the memory was full"
 TRIED = 1.0  # seconds during which passes are counted, after a first pass
+CANDIDATES = 16  # of each attack that is tried
 
 
 @dataclasses.dataclass
@@ -51,8 +56,12 @@ class CheckedPair:
         Where the weights come from.
     verified : str
         How their file is verified; empty if it is not.
+    logits : str
+        Which part of the network's output is taken as its logits; empty if unknown.
     fetches : list of str
         What would have to be fetched.
+    warnings : list of str
+        What does not stop the run, but should be known before.
     fault : str
         The mistake that would stop the run; empty if there is none.
     """
@@ -69,7 +78,9 @@ class CheckedPair:
     passes: float | None = None
     weights: str = ""
     verified: str = ""
+    logits: str = ""
     fetches: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
     fault: str = ""
 
 
@@ -119,6 +130,8 @@ def check_pair(
             return pool.submit(_row, config, dataset, network, sample, fetch, threads).result()
     except BrokenProcessPool:
         return CheckedPair(dataset, network, fault=KILLED)
+    except Exception as error:  # what cannot be sent between processes, for instance
+        return CheckedPair(dataset, network, fault=" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, threads: int | None) -> CheckedPair:
@@ -128,17 +141,34 @@ def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, t
         _keep_to(threads)
     row = CheckedPair(dataset, network)
     try:
-        loaded, chosen = _load_pair(row, config)
-        classifier = loaded or _with_fresh_weights(config, network)
-        if chosen is not None:
-            _try_out(row, config, classifier, chosen.select(chosen.ids[:sample].tolist()), loaded is not None)
-        elif facts := known(config, dataset):
-            row.shape, row.classes = facts
-            _try_out(row, config, classifier, _noise(*facts), with_accuracy=False)
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
+            _find_out(row, config, sample)  # without what networks print, and progress bars
     except OnepixError as error:
         row.fault = str(error)
     row.memory = _peak_memory()
     return row
+
+
+def _find_out(row: CheckedPair, config: Config, sample: int) -> None:
+    """Fill in a row; OnepixError for a mistake that would stop the run, whatever was raised."""
+    from onepix.networks.gate import told, words
+
+    try:
+        with told("unexpected"):
+            loaded, chosen = _load_pair(row, config)
+            classifier, metadata = loaded or _with_fresh_weights(config, row.network)
+            if chosen is not None:
+                few = chosen.select(chosen.ids[:sample].tolist())
+                _try_out(row, config, classifier, metadata, few, loaded is not None)
+            elif facts := known(config, row.dataset):
+                row.shape, row.classes = facts
+                _try_out(row, config, classifier, metadata, _noise(*facts), with_accuracy=False)
+    except (RuntimeError, MemoryError) as error:  # `told` lets pass only this
+        raise OnepixError(f"out of memory: {words(error)}") from error
 
 
 def _keep_to(threads: int) -> None:
@@ -178,7 +208,7 @@ def _noise(shape: tuple[int, int, int], classes: int) -> "ImageSet":
     return ImageSet(picture, np.zeros(1, np.int64), np.arange(1), tuple(map(str, range(classes))), "noise")
 
 
-def _load_pair(row: CheckedPair, config: Config) -> tuple["Classifier | None", "ImageSet | None"]:
+def _load_pair(row: CheckedPair, config: Config) -> tuple["Loaded | None", "ImageSet | None"]:
     """Load a row's network, on its device, and the images that are attacked on it; None for what is missing.
 
     Notes in the row what they are, and what would be fetched.
@@ -194,7 +224,9 @@ def _load_pair(row: CheckedPair, config: Config) -> tuple["Classifier | None", "
     images = _unless_absent(row, row.dataset, lambda: _images(config, row.dataset))
     device = choose_device(config.engine.device)
     loaded = _loaded(row, config, row.network)
-    return loaded and loaded.to(device), None if images is None else _selected(row, config, images)
+    if loaded is not None:
+        loaded[0].to(device)
+    return loaded, None if images is None else _selected(row, config, images)
 
 
 def _unless_absent(row: CheckedPair, name: str, load: Callable[[], T]) -> T | None:
@@ -225,8 +257,8 @@ def _cifar10(config: Config) -> Path:
     return folder
 
 
-def _loaded(row: CheckedPair, config: Config, name: str) -> "Classifier | None":
-    """Load a network, if its weights are here."""
+def _loaded(row: CheckedPair, config: Config, name: str) -> "Loaded | None":
+    """Load a network and its metadata, if its weights are here."""
     from onepix.networks.sources import find, load_classifier
 
     settings = config.networks[name]
@@ -237,21 +269,23 @@ def _loaded(row: CheckedPair, config: Config, name: str) -> "Classifier | None":
         return None
     source = find(settings, trained)
     row.weights, row.verified = source.origin, source.verified if source.sha256 else ""
-    loaded = _unless_absent(row, name, lambda: load_classifier(settings, source)[0])
+    loaded = _unless_absent(row, name, lambda: load_classifier(settings, source))
     if loaded is not None:
-        row.scaling = loaded.scaling
+        loaded[0].name = name
+        row.scaling = loaded[0].scaling
     return loaded
 
 
-def _with_fresh_weights(config: Config, network: str) -> "Classifier":
+def _with_fresh_weights(config: Config, network: str) -> "Loaded":
     """Build a network whose weights are missing, on its device: the speed does not depend on the weights."""
     from onepix.engine.devices import choose_device
     from onepix.networks.build import build
     from onepix.networks.classifier import Classifier
 
     settings = config.networks[network]
-    classifier = Classifier(build(settings.architecture, settings.classes, settings.channels)).eval()
-    return classifier.to(choose_device(config.engine.device))
+    mean, std = settings.mean or 0.0, settings.std or 1.0
+    built = build(settings.architecture, settings.classes, settings.channels)
+    return Classifier(built, mean, std, network).eval().to(choose_device(config.engine.device)), {}
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
@@ -274,23 +308,77 @@ def _selected(row: CheckedPair, config: Config, images: "ImageSet") -> "ImageSet
     return chosen
 
 
-def _try_out(row: CheckedPair, config: Config, classifier: "Classifier", few: "ImageSet", with_accuracy: bool) -> None:
-    """Classify a few images, and count the candidates screened per second."""
+def _try_out(
+    row: CheckedPair,
+    config: Config,
+    classifier: "Classifier",
+    metadata: Mapping[str, Any],
+    few: "ImageSet",
+    with_accuracy: bool,
+) -> None:
+    """Do on a few images all that a run does, and count the candidates screened per second."""
     import torch
 
     from onepix.attacks.attack import clean_logits
     from onepix.attacks.search import PASSES_PER_ROUND
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
+    from onepix.engine.trial import tried
+    from onepix.networks.storing import refuse_what_is_lost, stored_metadata
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
     logits = clean_logits(classifier, pictures, evaluator.classify)
-    few.with_classes(logits.shape[1])
+    row.logits = classifier.part
+    few = few.with_classes(logits.shape[1])
+    seen = logits.argmax(1).cpu().numpy()
     if with_accuracy:
-        correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
-        row.accuracy = int(correct.sum()), len(few.labels)
+        row.accuracy = int((seen == few.labels).sum()), len(few.labels)
+    row.warnings += tried(classifier, pictures, evaluator.micro_batch)
+    settings = config.networks[row.network]
+    refuse_what_is_lost(classifier, settings, stored_metadata(settings, metadata), pictures[:2])
+    _follow_one(row, config, classifier, dataclasses.replace(few.select(few.ids[:1].tolist()), labels=seen[:1]))
     row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
+
+
+def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", image: "ImageSet") -> None:
+    """Attack an image, labelled as the network sees it, for a moment; follow the changes, and find what layers see."""
+    import torch
+
+    from onepix.analysis.maps import maps_tree, said_of_attacks
+    from onepix.attacks.attack import attack_images
+    from onepix.engine.devices import choose_micro_batch
+    from onepix.files.records import attacked_images
+    from onepix.layers.effective_field import effective_fields
+    from onepix.layers.propagation import propagation_maps
+    from onepix.layers.receptive_field import receptive_fields
+
+    height, width, channels = image.images.shape[1:]
+    device = classifier.mean.device
+    clean = torch.from_numpy(image.images).to(device)
+    effective_fields(classifier, clean, config.propagation.layers)
+    fields = receptive_fields(classifier.network, (channels, height, width))
+    chosen = choose_micro_batch(config.engine.micro_batch, device, height, width)
+    engine = config.engine.model_copy(update={"micro_batch": min(chosen, CANDIDATES)})
+    runs = [run for run in config.runs if run.dataset == row.dataset and row.network in run.networks]
+    for name in dict.fromkeys(name for run in runs for name in run.attacks):
+        settings = _brief(config.attacks[name])
+        scans = isinstance(settings, Scan)
+        records = attack_images(classifier, image, settings, engine, keep_maps=scans, is_tried=True).records
+        attacked = records[records["eligible"]]
+        changed = torch.from_numpy(attacked_images(image.images[: len(attacked)], attacked)).to(device)
+        layers = propagation_maps(classifier, clean[: len(changed)], changed, config.propagation.layers, 2)
+        maps_tree(layers, fields, said_of_attacks(attacked).assign_attrs(image_shape=[height, width]))
+
+
+def _brief(settings: AttackSettings) -> AttackSettings:
+    """Return an attack of a few candidates; one target stands for all."""
+    changes: dict[str, Any] = {"budget": CANDIDATES}
+    if settings.target == "all":
+        changes["target"] = None
+    if isinstance(settings, DifferentialEvolution):
+        changes |= {"population": min(settings.population, CANDIDATES // 2), "generations": 1}
+    return settings.model_copy(update=changes)
 
 
 def _peak_memory() -> int | None:

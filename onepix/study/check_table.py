@@ -33,12 +33,20 @@ def show(config: Config, rows: Iterable[CheckedPair]) -> int:
     for text in dict.fromkeys(text for row in found for text in row.fetches):
         console.print(f"to be fetched: {text}", soft_wrap=True, markup=False)
     for row in found:
+        for said in notes(row):
+            console.print(f"{row.dataset} × {row.network}: {said}", soft_wrap=True, markup=False, style="yellow")
         if row.fault:
             console.print(f"{row.dataset} × {row.network}: {row.fault}", soft_wrap=True, markup=False, style="red")
     unused = [name for name in config.networks if all(name != row.network for row in found)]
     if unused:
         console.print(f"in no run, and not checked: {', '.join(unused)}", soft_wrap=True, markup=False)
     return sum(bool(row.fault) for row in found)
+
+
+def notes(row: CheckedPair) -> list[str]:
+    """Return what should be known of a row, though it does not stop the run."""
+    part = f"{row.logits} is taken as its logits" if row.logits not in ("", "output") else ""
+    return [*filter(None, [part]), *row.warnings]
 
 
 def cells(row: CheckedPair) -> list[str]:

@@ -273,5 +273,5 @@ def test_images_that_the_network_cannot_take():
     classifier = Classifier(build("lenet", classes=2), (0.5,) * 3, (0.5,) * 3).eval()
     with pytest.raises(OnepixError, match=r"cannot take images of 20×12×3 \(height, width, channels\): "):
         attack(classifier, blank(1, 20, 12), SETTINGS)
-    with pytest.raises(OnepixError, match="the network takes images of 3 channels, got 1"):
+    with pytest.raises(OnepixError, match="network LeNet takes images of 3 channels, got 1"):
         attack(classifier, blank(1, 32, 32, channels=1), SETTINGS)

@@ -458,7 +458,7 @@ def test_passes_stay_full_while_images_come_and_go():
     images.images[:, 0, 0, 1] = np.arange(40) * 6
     engine = Engine(precision="float32", micro_batch=16, fold=False, windows=False, bound=0)
     settings = DifferentialEvolution(population=20, generations=6, stop="threshold", true_threshold=0.2)
-    records = attack_images(Classifier(Counting()).eval(), images, settings, engine).records
+    records = attack_images(Classifier(Counting()).eval(), images, settings, engine, is_tried=True).records
     assert records["generations"].nunique() > 2
     useful = records["queries"].sum() + records["rechecked"].sum() + 2 * 40
     assert set(seen) == {16}, "every pass has the same shape"

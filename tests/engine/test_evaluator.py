@@ -202,7 +202,7 @@ def test_out_of_memory_the_micro_batch_is_halved():
 
 def test_no_memory_for_a_single_image():
     evaluator = Evaluator(Classifier(Small(0)).eval(), Engine(micro_batch=2, fold=False), (12, 9, 3))
-    with pytest.warns(UserWarning, match="continuing"), pytest.raises(OnepixError, match="out of GPU memory"):
+    with pytest.warns(UserWarning, match="continuing"), pytest.raises(OnepixError, match="out of memory"):
         evaluator.exact(pictures(3), *random_candidates(3))
 
 

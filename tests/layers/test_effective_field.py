@@ -400,11 +400,17 @@ class Broken(nn.Module):
 @pytest.mark.parametrize(
     ("classifier", "reason"),
     [
-        (random_classifier("lenet", 1), ".*mat1 and mat2 shapes"),
-        (classifier_of(Broken(), nn.ReLU()), "one of the vari"),
+        (
+            random_classifier("lenet", 1),
+            r"network LeNet cannot take images of 18×16×1 \(height, width, channels\): .*mat1 and mat2 shapes",
+        ),
+        (
+            classifier_of(Broken(), nn.ReLU()),
+            r"effective receptive fields: network Sequential has no gradient on images of \(height, width, channels\) "
+            r"\(18, 16, 1\): RuntimeError: one of the vari",
+        ),
     ],
 )
 def test_a_network_that_has_no_gradient_is_told_in_one_line(classifier, reason):
-    start = r"^effective receptive fields: the network has no gradient on images of \(height, width, channels\) "
-    with pytest.raises(OnepixError, match=start + rf"\(18, 16, 1\): {reason}[^\n]*$"):
+    with pytest.raises(OnepixError, match=rf"^{reason}[^\n]*$"):
         effective_fields(classifier, noise(2, 18, 16))

@@ -385,7 +385,7 @@ def test_network_is_left_as_it_was_after_an_error() -> None:
         receptive_fields(network, (3, 16, 16))
     assert state_of(network) == before
     assert str(caught.value).startswith(
-        "receptive fields: the network cannot run on an image of (channels, height, width) (3, 16, 16): "
+        "receptive fields: the network (LeNet) cannot run on an image of (channels, height, width) (3, 16, 16): "
     )
     assert "\n" not in str(caught.value)
 

@@ -166,7 +166,7 @@ def test_one_number_of_scaling_may_hold_for_all_channels():
         ),
         (
             {"datasets": {"sample": {"source": "arrays", "path": "small.npz"}}},
-            "the network cannot take images of 4×6×3 (height, width, channels)",
+            "cannot take images of 4×6×3 (height, width, channels)",
         ),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_network_that_does_not_fit_is_found_before_the_images_are_fetched():
     runs = [{"dataset": "whole", "networks": ["grey"], "attacks": ["a"], "images": 0}]
     (row,) = rows(study(networks=networks, datasets={"whole": {"source": "cifar10"}}, runs=runs))
     assert row.fetches == ["whole: CIFAR-10: not in data/cifar10"]
-    assert "the network cannot take images of 32×32×3 (height, width, channels)" in row.fault
+    assert "cannot take images of 32×32×3 (height, width, channels)" in row.fault
     assert row.passes is None
 
 

@@ -1,0 +1,83 @@
+"""Tries whether a network that is stored and loaded again is still the same network."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onepix.config.networks import Network
+from onepix.errors import OnepixError
+from onepix.files.manifests import write_manifest
+from onepix.networks.classifier import Classifier
+from onepix.networks.gate import out_of_memory, told
+from onepix.networks.weights import load_network_file, save_classifier
+
+SIDES = (32, 224, 28, 64, 96, 128, 160, 192, 256, 299, 384, 512)  # of images that networks are made for
+ROUNDING = 1e-3  # of the largest logit: weights in another order of memory may be summed in another order
+
+
+def stored_metadata(settings: Network, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata with which a network is stored, given those of its weights file."""
+    classes = settings.classes or metadata.get("classes")
+    return {**metadata, "architecture": settings.architecture, "classes": classes, "channels": settings.channels}
+
+
+@torch.inference_mode()
+def made_up_images(classifier: Classifier, channels: int) -> Tensor | None:
+    """Return two random images of the first common size that a network takes; None if it takes none of them."""
+    generator = torch.Generator().manual_seed(0)
+    for side in SIDES:
+        images = torch.randint(0, 256, (2, side, side, channels), generator=generator, dtype=torch.uint8)
+        try:
+            classifier(images.to(classifier.mean.device))
+        except OnepixError:
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return None
+        return images.to(classifier.mean.device)
+    return None
+
+
+@torch.inference_mode()
+def refuse_what_is_lost(
+    classifier: Classifier, settings: Network, metadata: Mapping[str, Any], images: Tensor | None
+) -> None:
+    """Store a network in a temporary folder, load it again, and compare its answers.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        In evaluation mode.
+    settings : Network
+        Its entry in the configuration.
+    metadata : mapping
+        From `stored_metadata`.
+    images : Tensor or None
+        uint8, shape (N, H, W, C), on the classifier's device; None: answers are not compared.
+
+    Raises
+    ------
+    OnepixError
+        If it cannot be stored or loaded, or then answers differently.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_classifier(classifier, path, metadata)
+        write_manifest(path.with_name("manifest.json"), path, {"network": settings.model_dump(mode="json")}, __name__)
+        with told(f"network {classifier.name} cannot be loaded again after it is stored"):
+            again = load_network_file(path, classifier.mean.device)
+    again.name = classifier.name
+    if images is None:
+        return
+    before, after = classifier(images), again(images)
+    if before.shape != after.shape or (before - after).abs().max() > ROUNDING * before.abs().max():
+        raise OnepixError(
+            f"network {classifier.name} answers differently after it is stored and loaded again: it holds what its "
+            "state_dict does not, such as a tensor that is neither a parameter nor a persistent buffer, or its factory "
+            "draws at random what is no weight"
+        )
