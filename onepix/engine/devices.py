@@ -91,7 +91,7 @@ def choose_micro_batch(wanted: int | str, device: str | torch.device, height: in
     return min(max(1 << (fitting.bit_length() - 1), fewest), most)
 
 
-def halving(evaluate: Callable[[int], T], size: int) -> tuple[T, int]:
+def halving(evaluate: Callable[[int], T], size: int, name: str) -> tuple[T, int]:
     """Call with a micro-batch; if memory runs out, halve the micro-batch and begin again.
 
     Parameters
@@ -100,6 +100,8 @@ def halving(evaluate: Callable[[int], T], size: int) -> tuple[T, int]:
         Takes the number of images per forward pass.
     size : int
         The first number to try.
+    name : str
+        Of the network, in messages.
 
     Returns
     -------
@@ -120,7 +122,7 @@ def halving(evaluate: Callable[[int], T], size: int) -> tuple[T, int]:
             if not out_of_memory(error):
                 raise
             if size == 1:
-                raise OnepixError("out of memory, even with one image per forward pass") from None
+                raise OnepixError(f"network {name}: out of memory, even with one image per forward pass") from None
         size //= 2
         torch.cuda.empty_cache()
-        warnings.warn(f"out of memory: continuing with micro-batches of {size}", stacklevel=2)
+        warnings.warn(f"network {name}: out of memory; continuing with micro-batches of {size}", stacklevel=2)

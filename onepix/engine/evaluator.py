@@ -16,7 +16,7 @@ from onepix.engine.devices import choose_micro_batch, choose_precision, halving
 from onepix.engine.windows import CleanMaps, WindowedNetwork
 from onepix.errors import OnepixError
 from onepix.networks.classifier import Classifier
-from onepix.networks.gate import logits_in
+from onepix.networks.gate import logits_in, out_of_memory
 from onepix.pixels import Perturbation
 
 CLEAN_BATCH = 8  # clean images per pass; all their feature maps are kept for one round
@@ -138,7 +138,7 @@ class Evaluator:
     Attributes
     ----------
     precision : str
-        Precision of screening: `float32` or `bfloat16`.
+        Precision of screening: `float32` or `bfloat16`. Networks in other precisions run as they are, under `float32`.
     micro_batch : int
         Candidates per forward pass. If memory runs out, it is halved for the rest of the evaluator's life.
     bound : float
@@ -148,11 +148,14 @@ class Evaluator:
     def __init__(self, classifier: Classifier, settings: Engine, shape: tuple[int, int, int]) -> None:
         self.classifier = classifier
         self.device = classifier.mean.device
-        self.precision = choose_precision(settings.precision, self.device)
+        plain = classifier.dtype == torch.float32  # only these can be rounded to bfloat16 on the way
+        self.precision = choose_precision(settings.precision, self.device) if plain else "float32"
         self.micro_batch = choose_micro_batch(settings.micro_batch, self.device, shape[0], shape[1])
         self.bound = math.nan if settings.bound == "auto" else settings.bound
         self._classes: int | None = None
         self._network, self.folded = _screening_network(classifier, settings.fold, shape)
+        if settings.precision == "auto" and self.precision == "bfloat16" and not self._runs_in_bfloat16(shape):
+            self.precision = "float32"
         height, width, channels = shape
         wanted = self.device.type == "cpu" if settings.windows == "auto" else settings.windows
         self._windowed = _windowed(self._network, (channels, height, width)) if wanted else None
@@ -168,6 +171,20 @@ class Evaluator:
             "bound": "by image" if math.isnan(self.bound) else self.bound,
             "logits": self.classifier.part,
         }
+
+    @torch.inference_mode()
+    def _runs_in_bfloat16(self, shape: tuple[int, int, int]) -> bool:
+        """Tell whether the network runs in lower precision: not all code outside PyTorch knows it."""
+        images = _noise(shape, self.device)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                self.classifier.logits_of(lambda: self._network(self.classifier.scaled(images)), images.shape)
+        except OnepixError:
+            return False
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):  # which is found again, and told, where images are classified
+                raise
+        return True
 
     def classify(self, images: Tensor) -> Tensor:
         """Classify images in float32; parameters and return value as in `logits`."""
@@ -212,7 +229,7 @@ class Evaluator:
 
     def _halving(self, evaluate: Callable[[int], Tensor]) -> Tensor:
         """Call with the micro-batch, which is halved for the rest of this evaluator's life if memory runs out."""
-        outputs, self.micro_batch = halving(evaluate, self.micro_batch)
+        outputs, self.micro_batch = halving(evaluate, self.micro_batch, self.classifier.name)
         if self._classes not in (None, outputs.shape[1]):
             name = self.classifier.name
             raise OnepixError(f"network {name} gives {outputs.shape[1]} logits, before it gave {self._classes}")
@@ -238,7 +255,7 @@ def _screening_network(classifier: Classifier, fold: bool, shape: tuple[int, int
     network = classifier.network
     if fold:
         # torch.fx runs the network's code on placeholders, where it may raise anything.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             folded = fuse(network)
             if isinstance(folded, fx.GraphModule):
                 _keep_head(folded)
@@ -256,13 +273,18 @@ def _agree(classifier: Classifier, folded: nn.Module, shape: tuple[int, int, int
 
     It does not where a module is called twice and normalised differently, or computes its weights at each call.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (2, *shape), generator=generator, dtype=torch.uint8).to(classifier.mean.device)
+    images = _noise(shape, classifier.mean.device)
     with exact_float32():
         expected = classifier(images)
         found = classifier.logits_of(lambda: folded(classifier.scaled(images)), images.shape)
     difference = (found - expected).abs().max()
     return not difference > FOLDING_ERROR * expected.abs().max()  # where logits overflow, both do
+
+
+def _noise(shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Return two random images."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2, *shape), generator=generator, dtype=torch.uint8).to(device)
 
 
 def _keep_head(network: fx.GraphModule) -> None:

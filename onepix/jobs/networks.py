@@ -8,7 +8,7 @@ from onepix.files.layout import name_of
 from onepix.files.manifests import write_manifest
 from onepix.jobs.inputs import Fetched, JsonText, Output, read_settings
 from onepix.networks.sources import find, load_classifier
-from onepix.networks.storing import made_up_images, refuse_what_is_lost, stored_metadata
+from onepix.networks.storing import made_up_images, refuse_what_is_lost, stored_and_loaded, stored_metadata
 from onepix.networks.weights import read_metadata, save_classifier
 
 
@@ -28,8 +28,12 @@ def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
     classifier, metadata = load_classifier(job.network, source)
     classifier.name = name_of(output)
     metadata = stored_metadata(job.network, metadata)
-    refuse_what_is_lost(classifier, job.network, metadata, made_up_images(classifier, metadata["channels"]))
-    if classifier.part:  # unknown if no made-up image fits
+    again, images = (
+        stored_and_loaded(classifier, job.network, metadata),
+        made_up_images(classifier, job.network.channels),
+    )
+    if images is not None:  # else it takes other sizes
+        refuse_what_is_lost(classifier, again, images)
         metadata["logits"] = classifier.part
     data = output.parent / "weights.safetensors"
     save_classifier(classifier, data, metadata)

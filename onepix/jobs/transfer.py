@@ -59,7 +59,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
         if len(pictures) == 0:  # a chunk without successes
             return np.zeros(0, np.int64)
         given = torch.from_numpy(pictures).to(device)
-        outputs, micro_batch = halving(lambda size: logits(classifier, given, size), micro_batch)
+        outputs, micro_batch = halving(lambda size: logits(classifier, given, size), micro_batch, classifier.name)
         classes: npt.NDArray[np.int64] = outputs.argmax(1).cpu().numpy()
         return classes
 

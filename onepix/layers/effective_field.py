@@ -104,7 +104,7 @@ def effective_fields(
     height, width = images.shape[1:3]
     size = max(PIXELS_PER_PASS // (height * width), 1) if micro_batch is None else micro_batch
     refuse_script(classifier.network, classifier.name)
-    sums, _ = halving(lambda size: _sums(classifier, images, layers, seed, size, description), size)
+    sums, _ = halving(lambda size: _sums(classifier, images, layers, seed, size, description), size, classifier.name)
     return [_field(name, operator, total) for (name, operator), total in sums.items()]
 
 

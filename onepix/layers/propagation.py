@@ -9,6 +9,7 @@ from torch import Tensor
 
 from onepix.engine.devices import halving
 from onepix.engine.evaluator import exact_float32
+from onepix.errors import OnepixError
 from onepix.layers.watching import EXTRA, feature_maps, watching
 from onepix.networks.classifier import Classifier
 from onepix.networks.gate import refuse_script
@@ -92,7 +93,10 @@ def propagation_maps(
     PM_max and PM_avg.
     """
     refuse_script(classifier.network, classifier.name)
-    maps, _ = halving(lambda size: _maps(classifier, clean, attacked, layers, size, description), micro_batch)
+    name = classifier.name
+    maps, _ = halving(lambda size: _maps(classifier, clean, attacked, layers, size, description), micro_batch, name)
+    if not maps:
+        raise OnepixError(f"network {name}: none of its layers can be followed; expected layers that are modules")
     return maps
 
 

@@ -117,9 +117,13 @@ class Classifier(nn.Module):
         if channels - {images.shape[3]}:  # one channel would silently be broadcast to three
             raise OnepixError(f"network {self.name} takes images of {len(self.mean)} channels, got {images.shape[3]}")
         # NHWC viewed as NCHW is the channels-last memory format, in which convolutions are faster.
-        scaled = (images.permute(0, 3, 1, 2) / 255 - self.mean) / self.std
-        dtype = next((tensor.dtype for tensor in self.network.parameters() if tensor.is_floating_point()), scaled.dtype)
-        return scaled.to(dtype)
+        return ((images.permute(0, 3, 1, 2) / 255 - self.mean) / self.std).to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's first weights of floating point; float32 if it has none."""
+        floats = (tensor.dtype for tensor in self.network.parameters() if tensor.is_floating_point())
+        return next(floats, torch.float32)
 
     def train(self, mode: bool = True) -> "Classifier":
         """Set the mode, as of any module; OnepixError if the network's own `train` raises."""

@@ -28,7 +28,7 @@ def words(error: BaseException) -> str:
     """Return in one line what an exception says, and which line of the user's code raised it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     scripted = "TorchScript interpreter" in str(error)  # its first lines are a traceback
-    said = (lines[-1] if scripted else lines[0]) if lines else ""
+    said = (lines[-1] if scripted else " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])) if lines else ""
     frames = traceback.extract_tb(error.__traceback__)
     frame = next((frame for frame in reversed(frames) if not frame.filename.startswith((*OWN, "<"))), None)
     text = ": ".join(filter(None, [type(error).__name__, said or (frame.line if frame else "")]))

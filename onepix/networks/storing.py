@@ -43,11 +43,8 @@ def made_up_images(classifier: Classifier, channels: int) -> Tensor | None:
     return None
 
 
-@torch.inference_mode()
-def refuse_what_is_lost(
-    classifier: Classifier, settings: Network, metadata: Mapping[str, Any], images: Tensor | None
-) -> None:
-    """Store a network in a temporary folder, load it again, and compare its answers.
+def stored_and_loaded(classifier: Classifier, settings: Network, metadata: Mapping[str, Any]) -> Classifier:
+    """Store a network in a temporary folder, and load it again.
 
     Parameters
     ----------
@@ -57,13 +54,16 @@ def refuse_what_is_lost(
         Its entry in the configuration.
     metadata : mapping
         From `stored_metadata`.
-    images : Tensor or None
-        uint8, shape (N, H, W, C), on the classifier's device; None: answers are not compared.
+
+    Returns
+    -------
+    Classifier
+        On the same device.
 
     Raises
     ------
     OnepixError
-        If it cannot be stored or loaded, or then answers differently.
+        If it cannot be stored or loaded.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
@@ -72,9 +72,23 @@ def refuse_what_is_lost(
         with told(f"network {classifier.name} cannot be loaded again after it is stored"):
             again = load_network_file(path, classifier.mean.device)
     again.name = classifier.name
-    if images is None:
-        return
+    return again
+
+
+@torch.inference_mode()
+def refuse_what_is_lost(classifier: Classifier, again: Classifier, images: Tensor) -> None:
+    """Refuse a network that answers differently after it is stored and loaded again.
+
+    Parameters
+    ----------
+    classifier, again : Classifier
+        Before and after.
+    images : Tensor
+        uint8, shape (N, H, W, C), on their device.
+    """
     before, after = classifier(images), again(images)
+    if not torch.equal(before, classifier(images)):
+        return  # it is random, and refused as such before it is attacked
     if before.shape != after.shape or (before - after).abs().max() > ROUNDING * before.abs().max():
         raise OnepixError(
             f"network {classifier.name} answers differently after it is stored and loaded again: it holds what its "

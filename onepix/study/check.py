@@ -324,7 +324,7 @@ def _try_out(
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
     from onepix.engine.trial import tried
-    from onepix.networks.storing import refuse_what_is_lost, stored_metadata
+    from onepix.networks.storing import refuse_what_is_lost, stored_and_loaded, stored_metadata
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
@@ -334,9 +334,10 @@ def _try_out(
     seen = logits.argmax(1).cpu().numpy()
     if with_accuracy:
         row.accuracy = int((seen == few.labels).sum()), len(few.labels)
-    row.warnings += tried(classifier, pictures, evaluator.micro_batch)
     settings = config.networks[row.network]
-    refuse_what_is_lost(classifier, settings, stored_metadata(settings, metadata), pictures[:2])
+    again = stored_and_loaded(classifier, settings, stored_metadata(settings, metadata))
+    row.warnings += tried(classifier, pictures, evaluator.micro_batch)
+    refuse_what_is_lost(classifier, again, pictures[:2])
     _follow_one(row, config, classifier, dataclasses.replace(few.select(few.ids[:1].tolist()), labels=seen[:1]))
     row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
 
