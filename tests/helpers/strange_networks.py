@@ -1,10 +1,15 @@
 """Networks as strangers bring them: each factory returns one, for 10 classes. It imports nothing of onepix.
 
 `CASES` says of each what `onepix check` says of it: a regular expression for its fault, or None if it can be attacked.
+To see them all: `python tests/helpers/strange_networks.py FOLDER && cd FOLDER && onepix check strangers.yaml`.
 """
 
 import dataclasses
+import json
+import shutil
+import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -51,12 +56,14 @@ class WithLogits(Tiny):
 
 class WithKey(Tiny):
     def forward(self, x):
-        return OrderedDict(features=self.features(x), logits=super().forward(x))
+        features = self.features(x)
+        return OrderedDict(features=features, logits=self.fc(features))
 
 
 class WithTuple(Tiny):
     def forward(self, x):
-        return super().forward(x), self.features(x)
+        features = self.features(x)
+        return self.fc(features), features
 
 
 class OtherKey(Tiny):
@@ -258,8 +265,8 @@ class SharedAndNormalised(nn.Module):
 
 def normed(norm):
     network = seeded(Tiny)
-    network.conv = norm(network.conv)
-    return network.eval()
+    network.conv = seeded(lambda: norm(network.conv))
+    return network
 
 
 class Lazy(Tiny):
@@ -419,3 +426,16 @@ def __getattr__(name):
     if name in CASES:
         return CASES[name][0]
     raise AttributeError(name)
+
+
+def write_study(folder):
+    """Write this module and a configuration with all its networks into a folder; return the configuration's path."""
+    shutil.copyfile(__file__, folder / "strangers.py")
+    path = folder / "strangers.yaml"
+    path.write_text(json.dumps(configuration("strangers"), indent=1))  # JSON is YAML, too
+    return path
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    write_study(Path(sys.argv[1]))

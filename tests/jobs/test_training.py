@@ -54,6 +54,7 @@ def test_trained_weights_state_recipe_seed_and_accuracy(tiny_cifar10, tmp_path):
     assert accuracy(again, tiny_cifar10["test"], "cpu") == reached
     fetched = read_metadata(checked_data(manifest))
     assert fetched.pop("weights")["sha256"] == digest(output)
+    assert fetched.pop("logits") == "output"
     assert fetched == metadata
 
 
