@@ -7,6 +7,7 @@ from onepix.config.networks import Network
 from onepix.files.layout import name_of
 from onepix.files.manifests import write_manifest
 from onepix.jobs.inputs import Fetched, JsonText, Output, read_settings
+from onepix.networks.matching import told
 from onepix.networks.sources import find, load_classifier
 from onepix.networks.weights import read_metadata, save_classifier
 
@@ -25,13 +26,10 @@ def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
     job = read_settings(NetworksJob, settings)
     source = find(job.network, trained)
     classifier, metadata = load_classifier(job.network, source)
-    metadata |= {
-        "architecture": job.network.architecture,
-        "classes": job.network.classes or metadata.get("classes"),
-        "channels": job.network.channels,
-    }
     data = output.parent / "weights.safetensors"
     save_classifier(classifier, data, metadata)
     write_manifest(output, data, job.model_dump(mode="json"), __name__, metadata=read_metadata(data))
     verified = f" (verified {source.verified})" if source.sha256 else ""
     typer.echo(f"weights of {name_of(output)}: {source.origin}{verified}")
+    if said := told(metadata["weights"]):
+        typer.echo(f"weights of {name_of(output)}: {said}")

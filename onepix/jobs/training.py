@@ -12,7 +12,7 @@ from onepix.datasets.cifar10 import read_cifar10
 from onepix.engine.devices import claimed_device
 from onepix.errors import OnepixError
 from onepix.jobs.inputs import JsonText, Manifest, Output, cifar10_folder, read_settings
-from onepix.networks.build import build, default_classes
+from onepix.networks.build import DEFAULT_CHANNELS, build, default_classes
 from onepix.networks.classifier import Classifier
 from onepix.networks.training import MEAN, STD, accuracy, recipe_for, train
 from onepix.networks.weights import save_classifier
@@ -35,14 +35,17 @@ def run(settings: JsonText, cifar10: Manifest, output: Output) -> float:
     job, cifar10 = read_settings(TrainingJob, settings), cifar10_folder(cifar10)
     network = job.network
     classes = network.classes or default_classes(network.architecture)
-    if (classes, network.channels) != (CLASSES, 3):
+    channels = network.channels or DEFAULT_CHANNELS
+    if (classes, channels) != (CLASSES, DEFAULT_CHANNELS):
         raise OnepixError(
             f"network {network.architecture}: CIFAR-10 has {CLASSES} classes and 3 channels, "
-            f"got {classes} and {network.channels}"
+            f"got {classes} and {channels}"
         )
     recipe = network.recipe or recipe_for(network.architecture)
     torch.manual_seed(network.seed)  # for a recipe that keeps the initial weights of the architecture
-    classifier = Classifier(build(network.architecture, classes), network.mean or MEAN, network.std or STD)
+    built = build(network.architecture, classes, arguments=network.arguments)
+    mean, std = (value * (channels // len(value)) for value in (network.mean or MEAN, network.std or STD))
+    classifier = Classifier(built, mean, std)
     device = claimed_device(job.device)
     identity = canonical({"architecture": network.architecture, "recipe": recipe, "seed": network.seed})
     name = f".{output.name}.{hashlib.sha256(identity.encode()).hexdigest()[:12]}.checkpoint"
@@ -53,7 +56,7 @@ def run(settings: JsonText, cifar10: Manifest, output: Output) -> float:
     metadata = {
         "architecture": network.architecture,
         "classes": classes,
-        "channels": network.channels,
+        "channels": channels,
         "recipe": recipe.model_dump(),
         "seed": network.seed,
         "training_data": "CIFAR-10, 50,000 training images",

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onepix.config.networks import Network
+from onepix.config.networks import Network, factory_of
 from onepix.errors import OnepixError
 from onepix.files.fetching import cached_path, fetch, verify
 from onepix.files.located import located
 from onepix.files.manifests import digest
 from onepix.names import nearest
-from onepix.networks.build import build
+from onepix.networks.build import DEFAULT_CHANNELS, build, channels_of
 from onepix.networks.checkpoints import read_tensors
 from onepix.networks.classifier import Classifier
-from onepix.networks.weights import bundled, fill, read_metadata
+from onepix.networks.factories import origin_of
+from onepix.networks.weights import bundled, fill, read_metadata, tensors_digest
 
 if TYPE_CHECKING:  # imported where it is used: it costs start-up time
     from torchvision.models import WeightsEnum
@@ -109,8 +110,9 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
     classifier : Classifier
         On the CPU, in evaluation mode.
     metadata : dict
-        The metadata of a file of onepix; under `weights`, the origin of the tensors, the SHA-256 of their file, and how
-        it was verified.
+        The metadata of a file of onepix; architecture, classes and channels; under `weights`, the origin of the
+        tensors, the SHA-256 of their file or of the tensors that a factory loaded, how it was verified, and what
+        `onepix.networks.matching.Match.facts` says; of a factory, `arguments`, and `code` or `package`.
 
     Raises
     ------
@@ -118,23 +120,52 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         If the file cannot be fetched, is missing, truncated, has another hash or architecture, or if the input
         scaling is not known.
     """
-    network = build(settings.architecture, settings.classes, settings.channels)
+    network = build(settings.architecture, settings.classes, settings.channels, settings.arguments)
     metadata: dict[str, Any] = {}
     if source.path is not None:
         path = source.path if source.url is None else fetch(source.url, source.sha256 or "")
         if source.url is None and source.sha256 is not None:
             verify(path, source.sha256)
-        fill(network, read_tensors(path, network), f"{path} into {settings.architecture}")
+        what = f"{path} into {settings.architecture}"
+        taken = fill(network, read_tensors(path, network), what, settings.weights_key)
         metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
-        metadata["weights"] = {"origin": source.origin, "sha256": digest(path), "verified": source.verified}
-    known = {**metadata, **source.scaling}
+        weights = {"origin": source.origin, "sha256": digest(path), "verified": source.verified, **taken.facts}
+    else:
+        verified = "a digest of the tensors that the factory made"
+        weights = {"origin": source.origin, "sha256": tensors_digest(network), "verified": verified}
+    mean, std = _scaling(settings, {**metadata, **source.scaling})
+    factory = factory_of(settings.architecture)
+    channels = channels_of(network, mean) if factory else DEFAULT_CHANNELS
+    metadata |= {
+        "architecture": settings.architecture,
+        "classes": settings.classes or metadata.get("classes"),
+        "channels": settings.channels or channels,
+        "weights": weights,
+        **({"arguments": settings.arguments} if settings.arguments is not None else {}),
+        **(origin_of(factory[0]) if factory else {}),
+    }
+    mean, std = (_per_channel(name, value, metadata["channels"]) for name, value in (("mean", mean), ("std", std)))
+    return Classifier(network, mean, std).eval(), metadata
+
+
+def _scaling(settings: Network, known: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return mean and std: those of the configuration, or those that the weights state."""
     mean, std = (getattr(settings, name) or known.get(name) for name in ("mean", "std"))
     if mean is None or std is None:
         raise OnepixError(
             f"network {settings.architecture}: its weights do not state an input scaling; "
             "set mean and std, one number per channel"
         )
-    return Classifier(network, mean, std).eval(), metadata
+    return mean, std
+
+
+def _per_channel(name: str, value: Any, channels: int) -> Any:
+    """Return one number per channel where one number is given for all of them in a list."""
+    if isinstance(value, float | int):
+        return value
+    if len(value) not in (1, channels):
+        raise OnepixError(f"{name} has {len(value)} numbers, expected {channels}, one per channel, or one for all")
+    return tuple(value) * (channels // len(value))
 
 
 def _bundled(architecture: str) -> Path:

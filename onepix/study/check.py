@@ -51,6 +51,8 @@ class CheckedPair:
         Where the weights come from.
     verified : str
         How their file is verified; empty if it is not.
+    taken : str
+        Which tensors of the file are the network's, and what was left over; empty where all names are equal.
     fetches : list of str
         What would have to be fetched.
     fault : str
@@ -69,6 +71,7 @@ class CheckedPair:
     passes: float | None = None
     weights: str = ""
     verified: str = ""
+    taken: str = ""
     fetches: list[str] = dataclasses.field(default_factory=list)
     fault: str = ""
 
@@ -135,6 +138,9 @@ def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, t
         elif facts := known(config, dataset):
             row.shape, row.classes = facts
             _try_out(row, config, classifier, _noise(*facts), with_accuracy=False)
+    except OfflineError as error:  # a factory that downloads cannot build even a network with fresh weights
+        if not row.fetches:
+            row.fetches.append(f"{network}: {error.missing}")
     except OnepixError as error:
         row.fault = str(error)
     row.memory = _peak_memory()
@@ -227,6 +233,7 @@ def _cifar10(config: Config) -> Path:
 
 def _loaded(row: CheckedPair, config: Config, name: str) -> "Classifier | None":
     """Load a network, if its weights are here."""
+    from onepix.networks.matching import told
     from onepix.networks.sources import find, load_classifier
 
     settings = config.networks[name]
@@ -237,10 +244,12 @@ def _loaded(row: CheckedPair, config: Config, name: str) -> "Classifier | None":
         return None
     source = find(settings, trained)
     row.weights, row.verified = source.origin, source.verified if source.sha256 else ""
-    loaded = _unless_absent(row, name, lambda: load_classifier(settings, source)[0])
-    if loaded is not None:
-        row.scaling = loaded.scaling
-    return loaded
+    loaded = _unless_absent(row, name, lambda: load_classifier(settings, source))
+    if loaded is None:
+        return None
+    classifier, metadata = loaded
+    row.scaling, row.taken = classifier.scaling, told(metadata["weights"])
+    return classifier
 
 
 def _with_fresh_weights(config: Config, network: str) -> "Classifier":
@@ -250,8 +259,8 @@ def _with_fresh_weights(config: Config, network: str) -> "Classifier":
     from onepix.networks.classifier import Classifier
 
     settings = config.networks[network]
-    classifier = Classifier(build(settings.architecture, settings.classes, settings.channels)).eval()
-    return classifier.to(choose_device(config.engine.device))
+    fresh = build(settings.architecture, settings.classes, settings.channels, settings.arguments)
+    return Classifier(fresh).eval().to(choose_device(config.engine.device))
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
