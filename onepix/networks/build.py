@@ -53,22 +53,19 @@ def default_classes(architecture: str) -> int:
 
 
 def channels_of(network: nn.Module, stated: Sequence[float] | float | None) -> int:
-    """Return how many channels the images of a network have whose builder decides on that.
+    """Return how many channels the images of a factory's network have.
 
     Parameters
     ----------
     network : nn.Module
-        Its first convolution takes the image, unless there are several numbers in `stated`.
+        The network.
     stated : sequence of float, or float, or None
-        Its `mean`, if that is known: one number per channel, or one for all.
+        Its `mean`. Several numbers are one per channel; otherwise the first convolution takes the image.
     """
-    numbers = len(stated) if isinstance(stated, Sequence) else 1
-    if numbers > 1:
-        return numbers
+    if isinstance(stated, Sequence) and len(stated) > 1:
+        return len(stated)
     first = next((module for module in network.modules() if isinstance(module, CONVOLUTIONS)), None)
-    if first is None or is_lazy(first.weight):
-        return numbers if isinstance(stated, Sequence) else DEFAULT_CHANNELS
-    return int(first.in_channels)
+    return DEFAULT_CHANNELS if first is None or is_lazy(first.weight) else int(first.in_channels)
 
 
 def build(

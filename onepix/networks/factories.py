@@ -92,7 +92,7 @@ def _speaks_of_offline(error: BaseException | None) -> bool:
 
 
 def _called(factory: Any, arguments: Mapping[str, Any], where: str) -> Any:
-    """Call a factory; arguments that it does not take are told before, as it may take long."""
+    """Call a factory; arguments that it does not take are told with those that it takes."""
     if not callable(factory):
         raise OnepixError(f"{where}: is {type(factory).__name__}, expected a function or class")
     try:
@@ -112,13 +112,14 @@ def _called(factory: Any, arguments: Mapping[str, Any], where: str) -> Any:
     if further is not None and isinstance(given.get(further), list):
         first += given.pop(further)
     try:
-        signature.bind(*first, **given)
+        signature.bind(*first, **given)  # before the call, which may take long
+        return factory(*first, **given)
     except TypeError as error:
-        raise OnepixError(f"{where}: {error}; it takes {in_words(signature)}: set arguments") from None
-    return factory(*first, **given)
+        takes = f"it takes {_in_words(signature)}; set arguments"
+        raise OnepixError(f"{where}: {in_line(error)}; {takes}") from error
 
 
-def in_words(signature: inspect.Signature) -> str:
+def _in_words(signature: inspect.Signature) -> str:
     """Write the parameters of a callable, without annotations."""
     bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
     said = " ".join(str(signature.replace(parameters=bare, return_annotation=signature.empty)).split())

@@ -21,6 +21,7 @@ from onepix.networks.weights import bundled, fill, read_metadata, tensors_digest
 if TYPE_CHECKING:  # imported where it is used: it costs start-up time
     from torchvision.models import WeightsEnum
 
+OF_FACTORY = ("arguments", "code", "package")  # metadata of the network that a file was written for
 WHOLE = 64  # hexadecimal digits of a SHA-256
 RESCALING = ("googlenet", "inception_v3")  # torchvision's networks scale their input again; 0.5 is the sum of both
 IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub puts a prefix of the SHA-256 into the name of a file
@@ -128,23 +129,24 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
             verify(path, source.sha256)
         what = f"{path} into {settings.architecture}"
         taken = fill(network, read_tensors(path, network), what, settings.weights_key)
-        metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
+        stated = read_metadata(path) if path.suffix == ".safetensors" else {}
+        metadata = {key: value for key, value in stated.items() if key not in OF_FACTORY}
         weights = {"origin": source.origin, "sha256": digest(path), "verified": source.verified, **taken.facts}
     else:
         verified = "a digest of the tensors that the factory made"
         weights = {"origin": source.origin, "sha256": tensors_digest(network), "verified": verified}
     mean, std = _scaling(settings, {**metadata, **source.scaling})
     factory = factory_of(settings.architecture)
-    channels = channels_of(network, mean) if factory else DEFAULT_CHANNELS
+    channels = settings.channels or (None if factory else DEFAULT_CHANNELS)
+    mean, std = (_per_channel(name, value, channels) for name, value in (("mean", mean), ("std", std)))
     metadata |= {
         "architecture": settings.architecture,
         "classes": settings.classes or metadata.get("classes"),
-        "channels": settings.channels or channels,
+        "channels": channels or channels_of(network, mean),
         "weights": weights,
         **({"arguments": settings.arguments} if settings.arguments is not None else {}),
         **(origin_of(factory[0]) if factory else {}),
     }
-    mean, std = (_per_channel(name, value, metadata["channels"]) for name, value in (("mean", mean), ("std", std)))
     return Classifier(network, mean, std).eval(), metadata
 
 
@@ -159,10 +161,12 @@ def _scaling(settings: Network, known: Mapping[str, Any]) -> tuple[Any, Any]:
     return mean, std
 
 
-def _per_channel(name: str, value: Any, channels: int) -> Any:
-    """Return one number per channel where one number is given for all of them in a list."""
-    if isinstance(value, float | int):
+def _per_channel(name: str, value: Any, channels: int | None) -> Any:
+    """Return one number per channel; or one for all channels, where it is not known how many there are."""
+    if isinstance(value, float | int) or (channels is None and len(value) > 1):
         return value
+    if channels is None:
+        return float(value[0])
     if len(value) not in (1, channels):
         raise OnepixError(f"{name} has {len(value)} numbers, expected {channels}, one per channel, or one for all")
     return tuple(value) * (channels // len(value))
