@@ -1,6 +1,7 @@
 """The section `networks`: architectures, weights, input scaling and training."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -83,6 +84,18 @@ class Network(Settings):
     classes: int | None = Field(None, ge=2, description="Default: 1000 for torchvision:NAME, a factory's own, else 10.")
     channels: int | None = Field(None, ge=1, description="Default: a factory's own, else 3.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _channels_by_default(cls, values: Any) -> Any:
+        """Write out the default, so that it means the same written or not."""
+        if (
+            not isinstance(values, Mapping)
+            or values.get("channels") is not None
+            or factory_of(str(values.get("architecture")))
+        ):
+            return values
+        return {**values, "channels": 3}
+
     @field_validator("sha256", mode="before")
     @classmethod
     def _digits_are_text(cls, value: Any) -> Any:
@@ -113,10 +126,9 @@ class Network(Settings):
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together: give both or neither")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            expected = self.channels or (None if factory_of(self.architecture) else 3)
-            if values is not None and expected and len(values) not in (1, expected):
+            if values is not None and self.channels and len(values) not in (1, self.channels):
                 raise ValueError(
-                    f"{name} has {len(values)} numbers, expected {expected}, one per channel, or one for all"
+                    f"{name} has {len(values)} numbers, expected {self.channels}, one per channel, or one for all"
                 )
         lengths = {len(values) for values in (self.mean, self.std) if values is not None} - {1}
         if len(lengths) > 1:

@@ -6,7 +6,7 @@ import torch
 import typer
 
 from onepix.config.base import Settings
-from onepix.config.networks import NetworkSettings
+from onepix.config.networks import NetworkSettings, factory_of
 from onepix.config.reading import canonical
 from onepix.datasets.cifar10 import read_cifar10
 from onepix.engine.devices import claimed_device
@@ -14,6 +14,7 @@ from onepix.errors import OnepixError
 from onepix.jobs.inputs import JsonText, Manifest, Output, cifar10_folder, read_settings
 from onepix.networks.build import DEFAULT_CHANNELS, build, default_classes
 from onepix.networks.classifier import Classifier
+from onepix.networks.factories import origin_of
 from onepix.networks.training import MEAN, STD, accuracy, recipe_for, train
 from onepix.networks.weights import save_classifier
 
@@ -47,7 +48,15 @@ def run(settings: JsonText, cifar10: Manifest, output: Output) -> float:
     mean, std = (value * (channels // len(value)) for value in (network.mean or MEAN, network.std or STD))
     classifier = Classifier(built, mean, std)
     device = claimed_device(job.device)
-    identity = canonical({"architecture": network.architecture, "recipe": recipe, "seed": network.seed})
+    identity = canonical(
+        {
+            "architecture": network.architecture,
+            "arguments": network.arguments,
+            "code": origin_of(factory[0]) if (factory := factory_of(network.architecture)) else None,
+            "recipe": recipe,
+            "seed": network.seed,
+        }
+    )
     name = f".{output.name}.{hashlib.sha256(identity.encode()).hexdigest()[:12]}.checkpoint"
     checkpoint = output.parent / name
     training = read_cifar10(cifar10, "train")

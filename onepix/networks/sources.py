@@ -12,7 +12,7 @@ from onepix.files.fetching import cached_path, fetch, verify
 from onepix.files.located import located
 from onepix.files.manifests import digest
 from onepix.names import nearest
-from onepix.networks.build import DEFAULT_CHANNELS, build, channels_of
+from onepix.networks.build import build, channels_of
 from onepix.networks.checkpoints import read_tensors
 from onepix.networks.classifier import Classifier
 from onepix.networks.factories import origin_of
@@ -137,12 +137,11 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         weights = {"origin": source.origin, "sha256": tensors_digest(network), "verified": verified}
     mean, std = _scaling(settings, {**metadata, **source.scaling})
     factory = factory_of(settings.architecture)
-    channels = settings.channels or (None if factory else DEFAULT_CHANNELS)
-    mean, std = (_per_channel(name, value, channels) for name, value in (("mean", mean), ("std", std)))
+    mean, std = (_per_channel(name, value, settings.channels) for name, value in (("mean", mean), ("std", std)))
     metadata |= {
         "architecture": settings.architecture,
         "classes": settings.classes or metadata.get("classes"),
-        "channels": channels or channels_of(network, mean),
+        "channels": settings.channels or channels_of(network, mean),
         "weights": weights,
         **({"arguments": settings.arguments} if settings.arguments is not None else {}),
         **(origin_of(factory[0]) if factory else {}),
