@@ -53,6 +53,10 @@ class Remnant:
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items[key] = value
 
+    def __call__(self, *_: Any, **__: Any) -> "Remnant":
+        """Be called in place of an object that can be called, and do nothing."""
+        return self
+
     def append(self, item: Any) -> None:
         """Leave out an item of a list of an unknown class; pickle calls this."""
 
@@ -101,7 +105,11 @@ class _Reader(pickle.Unpickler):
         path = f"{module}.{name}"
         if module.partition(".")[0] in HOSTILE or path.removeprefix("builtins.") in HOSTILE_BUILTINS:
             raise HostileError(path)
-        return self.kinds.setdefault(path, type("Remnant", (Remnant,), {"path": path}))
+        return self.kinds.setdefault(path, _kind(path))
+
+
+def _kind(path: str) -> type:
+    return type("Remnant", (Remnant,), {"path": path})
 
 
 def read_pickle(path: Path) -> Any:
@@ -260,7 +268,13 @@ def _array(contents: Any, kind: Any, shape: Any, order: str = "C") -> Tensor | N
     return torch.from_numpy(array.astype(letters).reshape(shape, order=order))  # type: ignore[call-overload]
 
 
+def _attribute(owner: Any, name: Any, *_: Any) -> type:
+    """Return the remnant's class of a class inside another one, or of a method."""
+    return _kind(f"{getattr(owner, 'path', '')}.{name}")
+
+
 CALLS: dict[str, Callable[..., Any]] = {
+    "builtins.getattr": _attribute,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_type,
