@@ -19,12 +19,6 @@ SIDES = (32, 224, 28, 64, 96, 128, 160, 192, 256, 299, 384, 512)  # of images th
 ROUNDING = 1e-3  # of the largest logit: weights in another order of memory may be summed in another order
 
 
-def stored_metadata(settings: Network, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata with which a network is stored, given those of its weights file."""
-    classes = settings.classes or metadata.get("classes")
-    return {**metadata, "architecture": settings.architecture, "classes": classes, "channels": settings.channels}
-
-
 @torch.inference_mode()
 def made_up_images(classifier: Classifier, channels: int) -> Tensor | None:
     """Return two random images of the first common size that a network takes; None if it takes none of them."""
@@ -53,7 +47,7 @@ def stored_and_loaded(classifier: Classifier, settings: Network, metadata: Mappi
     settings : Network
         Its entry in the configuration.
     metadata : mapping
-        From `stored_metadata`.
+        From `onepix.networks.sources.load_classifier`.
 
     Returns
     -------

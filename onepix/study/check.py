@@ -56,6 +56,8 @@ class CheckedPair:
         Where the weights come from.
     verified : str
         How their file is verified; empty if it is not.
+    taken : str
+        Which tensors of the file are the network's, and what was left over; empty where all names are equal.
     logits : str
         Which part of the network's output is taken as its logits; empty if unknown.
     fetches : list of str
@@ -78,6 +80,7 @@ class CheckedPair:
     passes: float | None = None
     weights: str = ""
     verified: str = ""
+    taken: str = ""
     logits: str = ""
     fetches: list[str] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
@@ -147,6 +150,9 @@ def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, t
             contextlib.redirect_stderr(nowhere),
         ):
             _find_out(row, config, sample)  # without what networks print, and progress bars
+    except OfflineError as error:  # a factory that downloads cannot build even a network with fresh weights
+        if not row.fetches:
+            row.fetches.append(f"{network}: {error.missing}")
     except OnepixError as error:
         row.fault = str(error)
     row.memory = _peak_memory()
@@ -259,6 +265,7 @@ def _cifar10(config: Config) -> Path:
 
 def _loaded(row: CheckedPair, config: Config, name: str) -> "Loaded | None":
     """Load a network and its metadata, if its weights are here."""
+    from onepix.networks.matching import told
     from onepix.networks.sources import find, load_classifier
 
     settings = config.networks[name]
@@ -270,9 +277,11 @@ def _loaded(row: CheckedPair, config: Config, name: str) -> "Loaded | None":
     source = find(settings, trained)
     row.weights, row.verified = source.origin, source.verified if source.sha256 else ""
     loaded = _unless_absent(row, name, lambda: load_classifier(settings, source))
-    if loaded is not None:
-        loaded[0].name = name
-        row.scaling = loaded[0].scaling
+    if loaded is None:
+        return None
+    classifier, metadata = loaded
+    classifier.name = name
+    row.scaling, row.taken = classifier.scaling, told(metadata["weights"])
     return loaded
 
 
@@ -284,8 +293,9 @@ def _with_fresh_weights(config: Config, network: str) -> "Loaded":
 
     settings = config.networks[network]
     mean, std = settings.mean or 0.0, settings.std or 1.0
-    built = build(settings.architecture, settings.classes, settings.channels)
-    return Classifier(built, mean, std, network).eval().to(choose_device(config.engine.device)), {}
+    metadata = settings.model_dump(mode="json", include={"architecture", "classes", "channels", "arguments"})
+    built = build(**metadata)
+    return Classifier(built, mean, std, network).eval().to(choose_device(config.engine.device)), metadata
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
@@ -324,7 +334,7 @@ def _try_out(
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
     from onepix.engine.trial import tried
-    from onepix.networks.storing import refuse_what_is_lost, stored_and_loaded, stored_metadata
+    from onepix.networks.storing import refuse_what_is_lost, stored_and_loaded
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
@@ -335,7 +345,7 @@ def _try_out(
     if with_accuracy:
         row.accuracy = int((seen == few.labels).sum()), len(few.labels)
     settings = config.networks[row.network]
-    again = stored_and_loaded(classifier, settings, stored_metadata(settings, metadata))
+    again = stored_and_loaded(classifier, settings, metadata)
     row.warnings += tried(classifier, pictures, evaluator.micro_batch)
     refuse_what_is_lost(classifier, again, pictures[:2])
     _follow_one(row, config, classifier, dataclasses.replace(few.select(few.ids[:1].tolist()), labels=seen[:1]))
