@@ -280,13 +280,14 @@ def _try_out(row: CheckedPair, config: Config, classifier: "Classifier", few: "I
 
     from onepix.attacks.attack import clean_logits
     from onepix.attacks.search import PASSES_PER_ROUND
+    from onepix.datasets.class_names import for_network
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
     logits = clean_logits(classifier, pictures, evaluator.classify)
-    few.with_classes(logits.shape[1])
+    few = for_network(few, logits.shape[1])
     if with_accuracy:
         correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
         row.accuracy = int(correct.sum()), len(few.labels)
