@@ -139,47 +139,56 @@ def with_names(
 
 
 def for_network(images: ImageSet, count: int) -> ImageSet:
-    """Return a set whose labels are indices of a network's outputs.
+    """Return a set whose labels and class names are those of a network's outputs; as in `outputs_for`."""
+    indices, names = outputs_for(images.class_names, count, images.labels.tolist())
+    if names == images.class_names:
+        return images
+    return dataclasses.replace(images, labels=np.array(indices, np.int64)[images.labels], class_names=names)
+
+
+def outputs_for(names: tuple[str, ...], count: int, labels: Iterable[int]) -> tuple[Sequence[int], tuple[str, ...]]:
+    """Find which of a network's outputs each class is.
 
     As many names as the network has classes stand for its outputs, in their order. Fewer names must say which outputs
     they mean: a number is the index of an output, and a name or WordNet id of ImageNet that of one of 1,000 outputs.
 
     Parameters
     ----------
-    images : ImageSet
-        With as many class names as the network has classes, or fewer.
+    names : tuple of str
+        Of the classes.
     count : int
         Classes of the network.
+    labels : iterable of int
+        Of the images, as indices of the names; for the error.
+
+    Returns
+    -------
+    indices : sequence of int
+        For each name, the index of its output.
+    names : tuple of str
+        Of all outputs.
 
     Raises
     ------
     OnepixError
         If the class names do not fit the network.
     """
-    names = images.class_names
     if len(names) == count:
-        return images
+        return range(count), names
     known = numbers(names)
     if known is not None and max(known) < count:
-        return _relabelled(images, known, tuple(map(str, range(count))))
+        return known, tuple(map(str, range(count)))
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     said = f"the network has {count} classes, the images have {len(names)} ({shown})"
     if known is not None:
-        raise OnepixError(said + _counted_from_one(images, known, count))
+        raise OnepixError(said + _counted_from_one([known[label] for label in labels], count))
     if count != imagenet.CLASSES or len(names) > count:
         raise OnepixError(said)
-    return _relabelled(images, [_in_imagenet(name, said) for name in names], imagenet.names())
+    return [_in_imagenet(name, said) for name in names], imagenet.names()
 
 
-def _relabelled(images: ImageSet, indices: Sequence[int], names: tuple[str, ...]) -> ImageSet:
-    return dataclasses.replace(images, labels=np.array(indices, np.int64)[images.labels], class_names=names)
-
-
-def _counted_from_one(images: ImageSet, known: Sequence[int], count: int) -> str:
+def _counted_from_one(seen: Sequence[int], count: int) -> str:
     """Return what to do about classes that are numbered beyond those of a network."""
-    lowest = min(known[label] for label in images.labels.tolist())
-    if lowest < 1 or max(known) != count:
+    if min(seen) < 1 or max(seen) != count:
         return ""
-    return (
-        f"; the images' numbers are {lowest}–{max(known)}, the network's 0–{count - 1}: if yours begin at 1, subtract 1"
-    )
+    return f"; the images' numbers are {min(seen)}–{max(seen)}, the network's 0–{count - 1}: if yours begin at 1, subtract 1"

@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -39,6 +40,13 @@ class CheckedPair:
         Height, width and channels.
     classes : int or None
         Of the dataset.
+    counted : list of (int, str, int)
+        Classes that occur: index among the network's outputs (if it fits, else among the dataset's names), name, and
+        images of the dataset.
+    outputs : int or None
+        Classes of the network.
+    notes : tuple of str
+        What was noticed when the images were read.
     accuracy : tuple of int or None
         Images of the sample classified as labelled, and images of the sample.
     scaling : dict
@@ -63,6 +71,9 @@ class CheckedPair:
     images: int | None = None
     shape: tuple[int, int, int] | None = None
     classes: int | None = None
+    counted: list[tuple[int, str, int]] = dataclasses.field(default_factory=list)
+    outputs: int | None = None
+    notes: tuple[str, ...] = ()
     accuracy: tuple[int, int] | None = None
     scaling: dict[str, Any] = dataclasses.field(default_factory=dict)
     memory: int | None = None
@@ -268,7 +279,8 @@ def _selected(row: CheckedPair, config: Config, images: "ImageSet") -> "ImageSet
         if run.dataset == row.dataset and row.network in run.networks:
             wanted.update(select(run.images, images.ids, images.labels, f"runs.{index}.images"))
     row.images, row.shape = len(images.ids), images.images.shape[1:]
-    row.classes = len(images.class_names)
+    row.classes, row.notes = len(images.class_names), images.notes
+    row.counted = [(n, images.class_names[n], count) for n, count in sorted(Counter(images.labels.tolist()).items())]
     chosen = images.select(sorted(wanted))
     row.selected = len(chosen.ids)
     return chosen
@@ -287,11 +299,20 @@ def _try_out(row: CheckedPair, config: Config, classifier: "Classifier", few: "I
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
     logits = clean_logits(classifier, pictures, evaluator.classify)
+    row.counted, row.outputs = _by_output(row.counted, few, logits.shape[1]), logits.shape[1]
     few = for_network(few, logits.shape[1])
     if with_accuracy:
         correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
         row.accuracy = int(correct.sum()), len(few.labels)
     row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
+
+
+def _by_output(counted: list[tuple[int, str, int]], images: "ImageSet", outputs: int) -> list[tuple[int, str, int]]:
+    """Return counts of classes by their index among a network's outputs, of which there are so many."""
+    from onepix.datasets.class_names import outputs_for
+
+    indices, names = outputs_for(images.class_names, outputs, images.labels.tolist())
+    return [(indices[label], names[indices[label]], count) for label, _, count in counted]
 
 
 def _peak_memory() -> int | None:

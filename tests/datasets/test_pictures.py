@@ -110,7 +110,10 @@ def test_a_tiff_of_eight_bits_is_read(tmp_path: Path) -> None:
 WIDE = np.arange(12, dtype=np.uint16).reshape(2, 2, 3) * 5000
 FRAMES = [Image.new("L", (4, 4), value) for value in (0, 255)]
 PPM_1000 = b"P6\n2 1\n1000\n" + np.array([1, 2, 3, 900, 901, 902], ">u2").tobytes()
-SIXTEEN, ALPHA = "16 bits per channel, expected 8", "has an alpha channel that is not opaque; flatten it onto a background first"
+SIXTEEN, ALPHA = (
+    "16 bits per channel, expected 8",
+    "has an alpha channel that is not opaque; flatten it onto a background first",
+)
 
 
 @pytest.mark.parametrize(
