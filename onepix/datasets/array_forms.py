@@ -1,6 +1,6 @@
 """Images and labels as arrays, in the forms that people have: other names, axes and types."""
 
-import difflib
+import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,12 @@ from onepix.datasets.class_names import Labels, ordered
 from onepix.errors import OnepixError
 
 NAMES = ("images", "labels")
+SHARED = 3  # letters that names of images and labels share at least, if they belong together
 PREFERRED = "test"  # of several splits, if none is chosen
 IMAGES = re.compile(r"(.*[^a-z])?(x|img|ims?|.*image|.*pic|.*photo|data)([^a-z].*|s|)")
 LABELS = re.compile(r"(.*[^a-z])?(y|.*label|.*target|.*class)([^a-z].*|s|es|)")
+
+LEAST_ROUNDING = 1e-5  # of numbers in 0–1, relative to 1: they may have been float32 once
 
 Array = npt.NDArray[Any]
 
@@ -78,7 +81,8 @@ def find_pair(archive: np.lib.npyio.NpzFile, split: str | None) -> tuple[Pair, l
         return Pair(*NAMES), []
     arrays = _headers(archive)
     pairs = _pairs(arrays)
-    listed = ", ".join(f"{name} ({header})" for name, header in arrays.items()) or "nothing"
+    listed = ", ".join(f"{name} ({header})" for name, header in arrays.items())
+    listed = listed or f"none in this archive of {', '.join(archive.files[:3]) or 'nothing'}"
     if not pairs:
         absent = next((name for name in NAMES if name not in arrays), NAMES[0])
         raise OnepixError(f"no array '{absent}'; expected the arrays 'images' and 'labels', found {listed}")
@@ -95,27 +99,44 @@ def find_pair(archive: np.lib.npyio.NpzFile, split: str | None) -> tuple[Pair, l
 
 
 def _pairs(arrays: Mapping[str, Header]) -> list[Pair]:
-    """Return each array that can hold images, with the labels of the same number and the most similar name."""
+    """Return each array that can hold images, with its labels.
+
+    Raises
+    ------
+    OnepixError
+        If it cannot be told which of several arrays holds the labels.
+    """
     images = [name for name, header in arrays.items() if len(header.shape) in (3, 4) and header.dtype.kind in "buif"]
     named = [name for name in images if IMAGES.fullmatch(name.lower())]
     pairs = []
     for name in named or images:
-        count = arrays[name].shape[0]
-        fitting = [other for other, header in arrays.items() if other not in images and _may_be_labels(header, count)]
+        fitting = [other for other in arrays if other not in images and _may_be_labels(arrays[other], arrays[name])]
         called = [other for other in fitting if LABELS.fullmatch(other.lower())]
-        if best := _most_similar(name, called or fitting):
-            pairs.append(Pair(name, best))
+        if fitting:
+            pairs.append(Pair(name, _labels_of(name, called or fitting)))
     return pairs
 
 
-def _may_be_labels(header: Header, count: int) -> bool:
-    return header.dtype.kind in "buifUS" and header.shape[:1] == (count,) and len(header.shape) in (1, 2)
+def _may_be_labels(labels: Header, images: Header) -> bool:
+    """Tell whether an array has one entry or row per image, whose axis may come last, too."""
+    per_image = labels.shape[:1] in (images.shape[:1], images.shape[-1:])
+    return per_image and labels.dtype.kind in "buifUS" and len(labels.shape) in (1, 2)
 
 
-def _most_similar(name: str, others: Sequence[str]) -> str | None:
-    """Return the only name, or the one that is most similar; None if several are equally similar."""
-    ratios = [difflib.SequenceMatcher(None, name, other, autojunk=False).ratio() for other in others]
-    return others[ratios.index(max(ratios))] if ratios and ratios.count(max(ratios)) == 1 else None
+def _labels_of(name: str, others: Sequence[str]) -> str:
+    """Return the only name, or `labels`, or the one that begins or ends as that of the images: x_test and y_test."""
+    if len(others) == 1:
+        return others[0]
+    shared = [max(_shared(name, other), _shared(name[::-1], other[::-1])) for other in others]
+    if max(shared) >= SHARED and shared.count(max(shared)) == 1:
+        return others[shared.index(max(shared))]
+    if NAMES[1] in others:
+        return NAMES[1]
+    raise OnepixError(f"{', '.join(others)} may all be the labels of {name}; expected one of them, or the name 'labels'")
+
+
+def _shared(first: str, second: str) -> int:
+    return len(os.path.commonprefix([first, second]))
 
 
 def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:
@@ -168,7 +189,8 @@ def eight_bit(images: Array) -> tuple[npt.NDArray[np.uint8], list[str]]:
         raise OnepixError(f"{said} in {low:.4g}–{high:.4g}; expected 0–255, before any normalisation")
     if high <= 1 and (images == images.astype(bool)).all():
         raise OnepixError(f"{said} of only 0 and 1, which may mean 0 and 255; convert them")
-    if np.abs(scaled - rounded).max() > 1e-3 * scale:
+    rounding = np.finfo(images.dtype).eps if images.dtype.kind == "f" else 0
+    if np.abs(scaled - rounded).max() > scale * max(rounding, LEAST_ROUNDING):
         raise OnepixError(f"{said} in {low:.4g}–{high:.4g} that are no 255ths; make them uint8 first")
     return rounded.astype(np.uint8), [f"images of {images.dtype} in 0–{255 // scale} are made uint8; nothing is lost"]
 

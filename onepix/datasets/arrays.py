@@ -130,7 +130,8 @@ def _read(path: Path, split: str | None) -> tuple[Arrays, list[str]]:
         found = kind_of(path)
         if found and ".npz" not in found:
             raise OnepixError(f"{path}: {found}; expected an .npz file with {NEEDED}") from error
-        raise OnepixError(f"{path}: not a whole .npz file: {_one_line(error)}") from error
+        why = "neither .npz nor .npy" if "pickle" in str(error) else _one_line(error)
+        raise OnepixError(f"{path}: not a whole .npz file: {why}") from error
 
 
 def _member(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> npt.NDArray[Any]:

@@ -1,6 +1,7 @@
 """Names of classes: given, ImageNet's, or plain numbers; and how they fit the outputs of a network."""
 
 import dataclasses
+import difflib
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -91,8 +92,9 @@ def _in_imagenet(name: str, where: str) -> int:
     except OnepixError as error:
         raise OnepixError(f"{where}: {error}") from None
     if found is None:
-        close = _close(name, imagenet.names())
-        raise OnepixError(f"{where}: '{name}' is neither a name nor a WordNet id of ImageNet's 1,000 classes; {close}")
+        close = difflib.get_close_matches(name, imagenet.names(), n=1)
+        advice = f"; did you mean '{close[0]}'?" if close else ""
+        raise OnepixError(f"{where}: '{name}' is neither a name nor a WordNet id of ImageNet's 1,000 classes{advice}")
     return found
 
 
@@ -191,4 +193,5 @@ def _counted_from_one(seen: Sequence[int], count: int) -> str:
     """Return what to do about classes that are numbered beyond those of a network."""
     if min(seen) < 1 or max(seen) != count:
         return ""
-    return f"; the images' numbers are {min(seen)}–{max(seen)}, the network's 0–{count - 1}: if yours begin at 1, subtract 1"
+    own, expected = f"{min(seen)}–{max(seen)}", f"0–{count - 1}"
+    return f"; the images' numbers are {own}, the network's {expected}: if yours begin at 1, subtract 1"

@@ -71,10 +71,10 @@ def _by_subfolder(folder: Path, given: tuple[str, ...] | None, order: ClassOrder
             f"{folder}: labels are missing: expected one subfolder per class, or as labels a CSV file with the "
             "columns file and label"
         )
-    by_class = defaultdict[str, list[str]](list)
+    by_class: dict[str, list[str]] = {}
     for file in walked.pictures:
         first, slash, _ = file.partition("/")
-        by_class[first if slash else ""].append(file)
+        by_class.setdefault(first if slash else "", []).append(file)
     outside = by_class.pop("", [])
     notes = left_out(folder, walked.strays)
     if not by_class:
@@ -82,10 +82,13 @@ def _by_subfolder(folder: Path, given: tuple[str, ...] | None, order: ClassOrder
         raise OnepixError(f"{folder}: no pictures in its subfolders; expected files such as .png or .jpg{found}")
     if not any(_is_known(name, given) for name in by_class):
         refuse_parts(folder, by_class)
+    empty = [name for name in walked.folders if name not in by_class]
+    if numbers(walked.folders) is not None:  # then a folder without pictures is a class as well
+        by_class, empty = {name: by_class.get(name, []) for name in walked.folders}, []
     classes = ordered(by_class, order)
     labels = _labels(classes, given, str(folder))
     files = [file for name in classes for file in by_class[name]]
-    notes += _notes(classes, [name for name in walked.folders if name not in by_class], outside)
+    notes += _notes(classes, empty, outside)
     return Labelled(
         files, [label for name, label in labels.items() for _ in by_class[name]], given or tuple(classes), notes
     )
@@ -121,7 +124,7 @@ def _notes(classes: Sequence[str], empty: Sequence[str], outside: Sequence[str])
     said = []
     if list(classes) != sorted(classes):
         said.append(
-            "subfolders are classes in the order of their numbers (2 before 10); class_order: text takes them as text"
+            "classes are in the order of their numbers, 2 before 10; class_order: text sorts them as text"
         )
     if empty:
         said.append(f"subfolders without pictures are no classes: {', '.join(empty)}")

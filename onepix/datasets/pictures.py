@@ -8,7 +8,7 @@ import functools
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from onepix.config.datasets import Pictures
 from onepix.datasets.contents import kind_of
 from onepix.errors import OnepixError
 
-# Pillow's modes, and what each becomes
+# Pillow's modes, and what each becomes.
 EIGHT_BIT = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGB", "PA": "RGB", "CMYK": "RGB"}
 CMYK = "CMYK colours made RGB as torchvision does, without their profile"
 SAID = "onepix"  # the key of a picture's info that says how it was changed
@@ -101,10 +101,14 @@ def as_eight_bit(picture: Image.Image, where: str) -> Image.Image:
         raise OnepixError(f"{where}: 32 bits per channel (mode {picture.mode}), expected 8")
     if picture.mode not in EIGHT_BIT:
         raise OnepixError(f"{where}: mode {picture.mode}, expected RGB or grey")
-    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
-        raise OnepixError(f"{where}: has an alpha channel that is not opaque; flatten it onto a background first")
-    plain = picture.convert(EIGHT_BIT[picture.mode])
-    if picture.mode == "CMYK":
+    grey = EIGHT_BIT[picture.mode] == "L"
+    is_cmyk = picture.mode == "CMYK"
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if np.asarray(picture)[..., 3].min() < 255:
+            raise OnepixError(f"{where}: has an alpha channel that is not opaque; flatten it onto a background first")
+    plain = picture.convert("L" if grey else "RGB")
+    if is_cmyk:
         plain.info[SAID] = CMYK
     return plain
 
@@ -152,13 +156,13 @@ def stack(
         are counted, and named as far as a line goes. If sizes differ.
     """
     images: npt.NDArray[np.uint8] | None = None
-    faults: list[str] = []
+    faults: list[tuple[str, str]] = []  # names and what is wrong
     changed: Counter[str] = Counter()
     for index, (name, read) in enumerate(pictures):
         try:
             fitted = _one_channel(fit(read(), settings, name), settings, name)
         except OnepixError as error:
-            faults.append(str(error))
+            faults.append((name, str(error).removeprefix(f"{name}: ")))
             if images is None and len(faults) == MOST_NAMED:
                 break  # so many in a row: the rest, perhaps of a large dataset, would hardly be better
             continue
@@ -169,11 +173,10 @@ def stack(
             first, size = name, fitted.size
         if fitted.size != size:
             if not faults:  # these go first, since a size can be given to all others at once
-                faults.append(
+                raise OnepixError(
                     f"pictures must have one size: {first} has {_size(size)}, {name} has {_size(fitted.size)} "
                     "(height × width); set resize and crop"
                 )
-                break
             continue
         if colour and images.shape[3] == 1:
             images = np.repeat(images, 3, axis=3)
@@ -194,14 +197,21 @@ def _one_channel(picture: Image.Image, settings: Pictures, where: str) -> Image.
     return red
 
 
-def _refuse(faults: list[str], count: int, where: str) -> None:
+def _refuse(faults: Sequence[tuple[str, str]], count: int, where: str) -> None:
     """Raise one error about all pictures that cannot be taken, if there are any."""
     if len(faults) == 1:
-        raise OnepixError(faults[0])
+        raise OnepixError(": ".join(faults[0]))
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in faults:
+        by_reason.setdefault(reason, []).append(name.removeprefix(where).lstrip("/, "))
     if faults:
-        more = f"; and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
-        said = "; ".join(fault.removeprefix(f"{where}/") for fault in faults[:MOST_NAMED])
-        raise OnepixError(f"{where}: {len(faults)} of {count} pictures cannot be taken: {said}{more}")
+        said = "; ".join(f"{reason}: {_some(names)}" for reason, names in by_reason.items())
+        raise OnepixError(f"{where}: {len(faults)} of {count} pictures cannot be taken: {said}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """List names, as far as a line goes."""
+    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def fit(picture: Image.Image, settings: Pictures, where: str) -> Image.Image:

@@ -60,7 +60,8 @@ def left_out(folder: Path, files: Iterable[str]) -> list[str]:
     kinds = defaultdict[str, list[str]](list)
     for file in files:
         name = PurePosixPath(file).name
-        kinds["hidden" if name.startswith(".") else PurePosixPath(name).suffix.lower() or "no ending"].append(file)
+        ending = PurePosixPath(name).suffix.lower() or "no ending"
+        kinds["hidden" if name.startswith(".") else "folder" if (folder / file).is_dir() else ending].append(file)
     if not kinds:
         return []
     count = sum(map(len, kinds.values()))
@@ -114,7 +115,7 @@ def refuse_parts(folder: Path, by_class: Mapping[str, Sequence[str]]) -> None:
         raise _parts(folder, _best(same), f"{_some(same)} hold the same folders ({_some(shared)})", names)
     if named:
         why = "are named like parts of a dataset" if len(named) > 1 else "is named like a part of a dataset"
-        raise _parts(folder, _best(named), f"{_some(named)} {why}", names)
+        raise _parts(folder, _best([name for name in named if inner[name]] or named), f"{_some(named)} {why}", names)
     if len(names) == 1 and (fork := _first_fork(by_class[names[0]])):
         raise _parts(folder, fork, f"the only subfolder with pictures, {names[0]}, holds folders", names)
 
