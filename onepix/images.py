@@ -27,6 +27,8 @@ class ImageSet:
         Where the images come from.
     names : tuple of str
         One name per image, such as its file; empty if they have none.
+    notes : tuple of str
+        What the user should know about how they were read, such as files that were left out.
     """
 
     images: npt.NDArray[np.uint8]
@@ -35,6 +37,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     provenance: str
     names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.images.dtype == np.uint8, f"images must be uint8, got {self.images.dtype}")
@@ -62,20 +65,6 @@ class ImageSet:
             ids=self.ids[index],
             names=tuple(self.names[position] for position in index) if self.names else (),
         )
-
-    def with_classes(self, count: int) -> "ImageSet":
-        """Return the set with as many class names as a network has classes; only plain numbers are added.
-
-        Raises
-        ------
-        OnepixError
-            If there are more names than classes, or fewer names that are not plain numbers.
-        """
-        names = tuple(map(str, range(count)))
-        if len(self.class_names) == count or self.class_names == names[: len(self.class_names)]:
-            return self if len(self.class_names) == count else dataclasses.replace(self, class_names=names)
-        shown = ", ".join(self.class_names[:3]) + (", …" if len(self.class_names) > 3 else "")
-        raise OnepixError(f"the network has {count} classes, the images have {len(self.class_names)} ({shown})")
 
     def indices(self, ids: Iterable[int]) -> npt.NDArray[np.int64]:
         """Return the positions in this set of the images with these ids.

@@ -21,6 +21,7 @@ from onepix.attacks.scan import ScanMaps, Scanning, most_candidates
 from onepix.attacks.search import Method, Outcome, Task, begin, run_search
 from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomSearch
 from onepix.config.engine import Engine
+from onepix.datasets.class_names import for_network
 from onepix.engine.evaluator import Evaluator
 from onepix.engine.trial import tried
 from onepix.errors import OnepixError
@@ -100,7 +101,7 @@ def attack_images(
     height, width, channels = images.images.shape[1:]
     evaluator = Evaluator(classifier, engine, (height, width, channels))
     clean = clean_logits(classifier, pictures, evaluator.classify)
-    images = images.with_classes(clean.shape[1])
+    images = for_network(images, clean.shape[1])
     _check(images, settings)
     if not is_tried:
         for said in tried(classifier, pictures, evaluator.micro_batch):
@@ -239,6 +240,7 @@ def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: 
         {
             "image_id": images.ids[image],
             "label": images.labels[image],
+            "classes": clean.shape[1],
             "clean_class": clean.argmax(1).cpu().numpy()[image],
             "clean_confidence": before.max(1)[image],
             "eligible": mask,

@@ -33,6 +33,9 @@ class ArraysDataset(Settings):
 
     source: Literal["arrays"]
     path: PathText
+    split: Text | None = Field(
+        None, description="Of a file with several, as its arrays' names say: test, train, val; default: test."
+    )
     class_names: ClassNames | None = Field(None, description="Default: the labels as numbers.")
 
 
@@ -66,6 +69,10 @@ class FolderDataset(Pictures):
     )
     class_names: ClassNames | None = Field(
         None, description="In the order of the network's outputs; default: the subfolders, or the labels, sorted."
+    )
+    class_order: Literal["numbers", "text"] = Field(
+        "numbers",
+        description="How subfolders, or labels, are sorted: 2 before 10, or as text, 10 before 2, as ImageFolder does.",
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import (
 
 from onepix.config.base import MOST_IDS, PathText, Seed, Settings
 
-RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+RANGE = re.compile(r"\s*(\d+)\s*(?:[-–]\s*(\d+)\s*)?")  # an editor may make – of -
 
 
 class Selection(Settings):

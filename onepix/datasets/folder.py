@@ -1,47 +1,27 @@
 """Folders of pictures, with one subfolder per class or a table of labels."""
 
-import csv
-import os
-import re
-from collections.abc import Iterator, Sequence
+import functools
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from onepix.config.datasets import FolderDataset
-from onepix.datasets.class_names import index_of, numbered, resolve
-from onepix.datasets.pictures import describe, extensions, read_picture, stack
+from onepix.datasets.class_names import ClassOrder, index_of, numbers, ordered, resolve
+from onepix.datasets.label_table import Labelled, read_labels
+from onepix.datasets.pictures import describe, read_picture, stack
+from onepix.datasets.walking import left_out, refuse_parts, walk
 from onepix.errors import OnepixError
 from onepix.files.located import located
 from onepix.images import ImageSet
-
-COLUMNS = ("file", "label")
-INTEGER = re.compile(r"[+-]?[0-9]+")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
-
-
-class TableRow(NamedTuple):
-    """A row of the table of labels."""
-
-    where: str  # the table and the line, for messages
-    file: str
-    label: str
-
-
-class Labelled(NamedTuple):
-    """Pictures and their classes."""
-
-    files: list[str]  # relative to the folder
-    labels: list[int]
-    class_names: tuple[str, ...]
 
 
 def load_folder(settings: FolderDataset) -> ImageSet:
     """Read a folder of pictures as 8-bit images; an attack changes these.
 
     Without a table of labels, each direct subfolder that holds pictures, at any depth, is a class. Hidden files and
-    folders are left out, and files whose ending is not that of a picture format.
+    folders are left out, and files whose ending is not that of a picture format that Pillow reads; they are counted.
 
     Parameters
     ----------
@@ -51,8 +31,8 @@ def load_folder(settings: FolderDataset) -> ImageSet:
     Returns
     -------
     ImageSet
-        In the order of the subfolders' names and the paths in them, or of the table's rows. Ids count from 0 in that
-        order; names are the files' paths relative to the folder.
+        In the order of the classes and the paths in them, or of the table's rows. Ids count from 0 in that order;
+        names are the files' paths relative to the folder.
 
     Raises
     ------
@@ -65,119 +45,92 @@ def load_folder(settings: FolderDataset) -> ImageSet:
     given = resolve(settings.class_names)
     try:
         if settings.labels is None:
-            found = _by_subfolder(folder, given)
+            found = _by_subfolder(folder, given, settings.class_order)
         else:
-            found = _by_table(folder, _rows(located(settings.labels)), given)
+            found = read_labels(folder, located(settings.labels), given, settings.class_order)
     except OSError as error:
         raise OnepixError(f"{error.filename or folder}: {error.strerror or error}") from error
-    pictures = ((str(folder / file), read_picture(folder / file)) for file in found.files)
+    pictures = ((str(folder / file), functools.partial(read_picture, folder / file)) for file in found.files)
     labelled = "classes by subfolder" if settings.labels is None else f"labels of {settings.labels}"
+    images, said = stack(pictures, len(found.files), settings, str(folder))
     return ImageSet(
-        images=stack(pictures, len(found.files), settings),
+        images=images,
         labels=np.array(found.labels, np.int64),
         ids=np.arange(len(found.files)),
         class_names=found.class_names,
         provenance=f"pictures in {settings.path}, {labelled}{describe(settings)}",
         names=tuple(found.files),
+        notes=(*found.notes, *said),
     )
 
 
-def _by_subfolder(folder: Path, given: tuple[str, ...] | None) -> Labelled:
-    subfolders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not subfolders:
+def _by_subfolder(folder: Path, given: tuple[str, ...] | None, order: ClassOrder) -> Labelled:
+    walked = walk(folder)
+    if not walked.folders:
         raise OnepixError(
             f"{folder}: labels are missing: expected one subfolder per class, or as labels a CSV file with the "
             "columns file and label"
         )
-    classes = {name: files for name in subfolders if (files := sorted(_pictures_below(folder, name)))}
-    if not classes:
-        raise OnepixError(f"{folder}: no pictures in its subfolders; expected files such as .png or .jpg")
-    names = given or tuple(classes)
-    indices = {name: index_of(name, names, f"{folder}: subfolder '{name}'") for name in classes}
-    files = [file for of_class in classes.values() for file in of_class]
-    return Labelled(files, [indices[name] for name, of_class in classes.items() for _ in of_class], names)
+    by_class: dict[str, list[str]] = {}
+    for file in walked.pictures:
+        first, slash, _ = file.partition("/")
+        by_class.setdefault(first if slash else "", []).append(file)
+    outside = by_class.pop("", [])
+    notes = left_out(folder, walked.strays)
+    if not by_class:
+        found = f"; {notes[0]}" if notes else ""
+        raise OnepixError(f"{folder}: no pictures in its subfolders; expected files such as .png or .jpg{found}")
+    if not any(_is_known(name, given) for name in by_class):
+        refuse_parts(folder, by_class)
+    empty = [name for name in walked.folders if name not in by_class]
+    if numbers(walked.folders) is not None:  # then a folder without pictures is a class as well
+        by_class, empty = {name: by_class.get(name, []) for name in walked.folders}, []
+    classes = ordered(by_class, order)
+    labels = _labels(classes, given, str(folder))
+    files = [file for name in classes for file in by_class[name]]
+    notes += _notes(classes, empty, outside)
+    return Labelled(
+        files, [label for name, label in labels.items() for _ in by_class[name]], given or tuple(classes), notes
+    )
 
 
-def _pictures_below(folder: Path, subfolder: str) -> Iterator[str]:
-    """Find the pictures at any depth, following links, as paths relative to the folder."""
-
-    def refuse(error: OSError) -> None:
-        raise error  # os.walk would silently skip what it may not read
-
-    for inside, subfolders, files in os.walk(folder / subfolder, onerror=refuse, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in extensions():
-                yield (Path(inside) / name).relative_to(folder).as_posix()
-
-
-def _rows(table: Path) -> list[TableRow]:
-    """Read the table of labels."""
-    expected = "expected a CSV file with the columns file and label"
+def _is_known(name: str, given: tuple[str, ...] | None) -> bool:
+    """Tell whether a subfolder is a class by its name."""
+    if given is None:
+        return False
     try:
-        with table.open(newline="", encoding="utf-8-sig") as opened:
-            reader = csv.DictReader(opened, skipinitialspace=True)
-            found = reader.fieldnames or []
-            if absent := [name for name in COLUMNS if name not in found]:
-                has = ", ".join(found) or "nothing"
-                raise OnepixError(f"{table}: no column '{absent[0]}'; {expected}, found {has}")
-            rows = [
-                TableRow(f"{table}, line {reader.line_num}", *((row[name] or "").strip() for name in COLUMNS))
-                for row in reader
-            ]
-    except FileNotFoundError:
-        raise OnepixError(f"{table}: no such file; {expected}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise OnepixError(f"{table}: cannot be read ({error}); {expected}") from None
-    if not rows:
-        raise OnepixError(f"{table}: no rows; expected one row per picture")
-    return rows
+        return index_of(name, given, "") >= 0
+    except OnepixError:
+        return False
 
 
-def _by_table(folder: Path, rows: Sequence[TableRow], given: tuple[str, ...] | None) -> Labelled:
-    first: dict[str, TableRow] = {}
-    for row in rows:
-        for column, value in zip(COLUMNS, (row.file, row.label), strict=True):
-            if not value:
-                raise OnepixError(f"{row.where}: the {column} is missing")
-        if not (folder / row.file).is_file():
-            raise OnepixError(f"{row.where}: {folder / row.file} does not exist")
-        name = Path(os.path.relpath(folder / row.file, folder)).as_posix()
-        if name in first:
-            raise OnepixError(f"{row.where}: the file {name} is listed before ({first[name].where}); expected it once")
-        first[name] = row
-    labels, names = _numbers(rows) if given is None else (_indices(rows, given), given)
-    return Labelled(list(first), labels, names)
+def _labels(classes: Sequence[str], given: tuple[str, ...] | None, where: str) -> dict[str, int]:
+    """Return the label of each subfolder: its place in their order, or that of its name among the given ones."""
+    if given is None:
+        return {name: index for index, name in enumerate(classes)}
+    known = numbers(classes)
+    if known is None or set(classes) & set(given):
+        return {name: index_of(name, given, f"{where}: subfolder '{name}'") for name in classes}
+    if max(known) >= len(given):
+        raise OnepixError(
+            f"{where}: subfolder '{classes[known.index(max(known))]}', expected a class name, or a number in "
+            f"0–{len(given) - 1}, the index of one"
+        )
+    return dict(zip(classes, known, strict=True))
 
 
-def _indices(rows: Sequence[TableRow], names: tuple[str, ...]) -> list[int]:
-    """Read labels as class names, or as indices of class names."""
-    indices: dict[str, int] = {}
-    for row in rows:
-        if row.label not in indices:
-            indices[row.label] = _index(row, names)
-    return [indices[row.label] for row in rows]
-
-
-def _index(row: TableRow, names: tuple[str, ...]) -> int:
-    if row.label in names or not NUMBER.fullmatch(row.label):
-        return index_of(row.label, names, f"{row.where}: label")
-    index = _class_index(row)
-    if index >= len(names):
-        raise OnepixError(f"{row.where}: label {index}, expected one in 0–{len(names) - 1}, the index of a class name")
-    return index
-
-
-def _numbers(rows: Sequence[TableRow]) -> tuple[list[int], tuple[str, ...]]:
-    """Read labels as indices if all are numbers; otherwise the sorted labels are the classes."""
-    if all(NUMBER.fullmatch(row.label) for row in rows):
-        labels = [_class_index(row) for row in rows]
-        return labels, numbered(labels, rows[labels.index(max(labels))].where)
-    indices = {name: index for index, name in enumerate(sorted({row.label for row in rows}))}
-    return [indices[row.label] for row in rows], tuple(indices)
-
-
-def _class_index(row: TableRow) -> int:
-    if not INTEGER.fullmatch(row.label) or int(row.label) < 0:
-        raise OnepixError(f"{row.where}: label {row.label}, expected an integer from 0 on or a class name")
-    return int(row.label)
+def _notes(classes: Sequence[str], empty: Sequence[str], outside: Sequence[str]) -> list[str]:
+    """Say what may not be as the user expects."""
+    said = []
+    if list(classes) != sorted(classes):
+        said.append("classes are in the order of their numbers, 2 before 10; class_order: text sorts them as text")
+    if empty:
+        said.append(f"subfolders without pictures are no classes: {', '.join(empty)}")
+    if outside:
+        count = f"{len(outside)} pictures lie" if len(outside) > 1 else "1 picture lies"
+        said.append(f"{count} outside the subfolders, left out: {outside[0]}{', …' if len(outside) > 1 else ''}")
+    alike = defaultdict[str, list[str]](list)
+    for name in classes:
+        alike[name.casefold()].append(name)
+    said += [f"{' and '.join(names)} are different classes" for names in alike.values() if len(names) > 1]
+    return said

@@ -1,6 +1,7 @@
 """Classification datasets that torchvision downloads and checks."""
 
 import contextlib
+import functools
 import inspect
 import operator
 import tarfile
@@ -15,7 +16,8 @@ import torchvision
 from PIL import Image
 
 from onepix.config.datasets import TorchvisionDataset
-from onepix.datasets.class_names import numbered, resolve
+from onepix.datasets import imagenet
+from onepix.datasets.class_names import Labels, numbers, ordered, resolve, with_names
 from onepix.datasets.pictures import as_eight_bit, describe, stack
 from onepix.errors import OfflineError, OnepixError
 from onepix.files.fetching import is_offline
@@ -63,20 +65,22 @@ def load_torchvision(settings: TorchvisionDataset, downloads: Path | None) -> Im
         raise OnepixError(f"{source}: the split {settings.split} has no images")
     labels: list[int] = []
 
-    def pictures() -> Iterator[tuple[str, Image.Image]]:
-        for index in range(count):
-            where = f"{source}, image {index}"
-            picture, label = _item(dataset, index, where)
-            labels.append(label)
-            yield where, as_eight_bit(picture, where)
+    def read(index: int, where: str) -> Image.Image:
+        picture, label = _item(dataset, index, where)
+        labels.append(label)
+        return as_eight_bit(picture, where)
 
-    images = stack(pictures(), count, settings)
+    names = (f"{source}, image {index}" for index in range(count))
+    pictures = ((name, functools.partial(read, index, name)) for index, name in enumerate(names))
+    images, notes = stack(pictures, count, settings, source)
+    indices, class_names = _named(settings, dataset, np.array(labels, np.int64))
     return ImageSet(
         images=images,
-        labels=np.array(labels, np.int64),
+        labels=indices,
         ids=np.arange(count),
-        class_names=_class_names(settings, getattr(dataset, "classes", ()), labels),
+        class_names=class_names,
         provenance=f"torchvision's {source.partition(':')[2]}, split {settings.split}{describe(settings)}",
+        notes=notes,
     )
 
 
@@ -244,16 +248,21 @@ def _item(dataset: Any, index: int, where: str) -> tuple[Image.Image, int]:
         raise OnepixError(f"{where}: its label is {found}, expected an integer, the index of its class") from None
 
 
-def _class_names(
-    settings: TorchvisionDataset, classes: Sequence[str | Sequence[str]], labels: Sequence[int]
-) -> tuple[str, ...]:
-    """Return the given names, else torchvision's (all synonyms of ImageNet) if each label has one, else numbers."""
-    names = resolve(settings.class_names)
-    if names is None:
-        own = tuple(name if isinstance(name, str) else ", ".join(name) for name in classes)
-        names = own if max(labels) < len(own) else numbered(labels, settings.source)
-    for label in (max(labels), min(labels)):
-        if not 0 <= label < len(names):
-            expected = f"expected one in 0–{len(names) - 1}, the index of a class name"
+def _named(settings: TorchvisionDataset, dataset: Any, labels: Labels) -> tuple[Labels, tuple[str, ...]]:
+    """Return labels and class names: the given ones, else torchvision's if each label has one, else numbers."""
+    given = resolve(settings.class_names)
+    classes: Sequence[str | Sequence[str]] = getattr(dataset, "classes", None) or ()
+    if given == imagenet.names():  # two of ImageNet's classes are called crane
+        classes = getattr(dataset, "wnids", None) or classes
+    own = tuple(name if isinstance(name, str) else ", ".join(name) for name in classes)
+    if labels.min() < 0 or labels.max() >= len(own):
+        own = ()
+    if numbers(own):  # folders, which torchvision sorts as text
+        order = ordered(own)
+        labels, own = np.array([order.index(name) for name in own], np.int64)[labels], order
+    labels, found = with_names(labels, own or None, given, settings.source)
+    for label in (int(labels.max()), int(labels.min())):
+        if not 0 <= label < len(found):
+            expected = f"expected one in 0–{len(found) - 1}, the index of a class name"
             raise OnepixError(f"{settings.source}: label {label}, {expected}")
-    return names
+    return labels, found

@@ -1,5 +1,6 @@
 """Which images of a dataset a run attacks."""
 
+import codecs
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +53,17 @@ def select(images: int | str | tuple[int, ...] | Selection, ids: Ids, labels: Id
 def ids_in_file(path: Path) -> tuple[int, ...]:
     """Read image ids from a text file: ids or ranges, one per line or with commas; # begins a comment.
 
+    The text is UTF-8 or UTF-16, and may begin with a byte order mark, as some editors write it.
+
     Raises
     ------
     OnepixError
         If there is no such file, a line cannot be read, or there is no id.
     """
     try:
-        lines = path.read_text().splitlines()
+        contents = path.read_bytes()
+        wide = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = contents.decode("utf-16" if wide else "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise OnepixError(f"{path}: {reason}; expected a text file of image ids") from error

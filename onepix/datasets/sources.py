@@ -46,7 +46,7 @@ def load_dataset(
         case BundledDataset():
             return load_bundled()
         case ArraysDataset():
-            return load_arrays(located(settings.path), resolve(settings.class_names))
+            return load_arrays(located(settings.path), resolve(settings.class_names), settings.split)
         case Cifar10Dataset():
             from onepix.datasets.cifar10 import read_cifar10
 

@@ -13,12 +13,13 @@ from onepix.errors import OnepixError
 from onepix.files.atomic import replacing
 from onepix.files.manifests import Format, checked_data
 
-RECORDS = Format("attack records", 1)
+RECORDS = Format("attack records", 2)
 PIXELS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     [
         ("image_id", pa.int64()),
-        ("label", pa.int32()),
+        ("label", pa.int32()),  # as the network counts its outputs, of which there are `classes`
+        ("classes", pa.int32()),
         ("clean_class", pa.int32()),
         ("clean_confidence", pa.float32()),
         ("eligible", pa.bool_()),

@@ -1,5 +1,6 @@
 """Fetch one dataset of the configuration."""
 
+import sys
 from pathlib import Path
 
 from onepix.config.base import Settings
@@ -21,6 +22,8 @@ def run(settings: JsonText, output: Output, cifar10: Fetched = None) -> None:
     """Write `images.npz` and its manifest `output`; `cifar10` is the manifest of CIFAR-10, if needed."""
     job = read_settings(DatasetsJob, settings)
     images = load_dataset(job.dataset, cifar10 and cifar10_folder(cifar10), job.downloads)
+    for note in images.notes:
+        sys.stderr.write(f"{job.dataset.source}: {note}\n")
     data = output.parent / "images.npz"
     save_arrays(images, data)
     write_manifest(
@@ -32,4 +35,5 @@ def run(settings: JsonText, output: Output, cifar10: Fetched = None) -> None:
         shape=images.images.shape[1:],
         class_names=images.class_names,
         provenance=images.provenance,
+        notes=images.notes,
     )

@@ -16,6 +16,7 @@ from onepix.analysis.positions import Positions, read_positions
 from onepix.config.base import Settings
 from onepix.config.figures import Figures
 from onepix.datasets.arrays import read_images
+from onepix.datasets.class_names import for_network
 from onepix.figures.comparison import comparison
 from onepix.figures.depth import growth
 from onepix.figures.locality import PositionMap, position_maps
@@ -56,8 +57,7 @@ def run(settings: JsonText, dataset: Manifest, records: Records, manifests: File
     images, tables = read_images(dataset), records.parent
     found = read_records([records])
     attacked = found[found["eligible"]]
-    seen = int(found[["clean_class", "adversarial_class"]].max().max()) + 1
-    images = images.with_classes(max(seen, len(images.class_names)))
+    images = for_network(images, int(found["classes"].max())) if len(found) else images
     stages = by_stage(manifests)
     trees, positions = read_maps(stages["propagation"]), read_positions(stages["locality"], job.figures.position_maps)
     figures: dict[str, Callable[[], Figure]] = {

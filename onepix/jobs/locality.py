@@ -34,7 +34,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attack: Manife
     records = stored_records([attack])
     successes = one_pixel_successes(records, attack, "position maps are made of")
     images = read_images(dataset)
-    indices = images.indices(successes["image_id"])
+    indices, labels = images.indices(successes["image_id"]), successes["label"].to_numpy(np.int64)
     classifier = load_network_file(checked_data(network), device)
     shape = images.images.shape[1:]
     evaluator = Evaluator(classifier, job.engine, shape)
@@ -42,7 +42,7 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attack: Manife
     maps = position_maps(
         evaluator,
         torch.from_numpy(images.images[indices]).to(device),
-        Goal(torch.from_numpy(images.labels[indices]).to(device), torch.tensor(targets_of(successes), device=device)),
+        Goal(torch.from_numpy(labels).to(device), torch.tensor(targets_of(successes), device=device)),
         torch.from_numpy(colours).to(device),
         f"locality {name_of(network)} {output.stem}",
     )

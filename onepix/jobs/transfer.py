@@ -11,6 +11,7 @@ from onepix.analysis.draws import drawn_positions
 from onepix.config.base import Settings
 from onepix.config.engine import Passes
 from onepix.datasets.arrays import read_images
+from onepix.datasets.class_names import for_network
 from onepix.engine.devices import choose_micro_batch, claimed_device, halving, keep_memory
 from onepix.engine.evaluator import logits
 from onepix.files.layout import result_of
@@ -53,6 +54,8 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
     images = read_images(dataset)
     classifier = load_network_file(checked_data(network), device)
     micro_batch = choose_micro_batch(job.engine.micro_batch, device, *images.images.shape[1:3])
+    first = torch.from_numpy(images.images[:1]).to(device)
+    images = for_network(images, logits(classifier, first, micro_batch).shape[1])  # only the network knows its classes
 
     def seen(pictures: Pictures) -> npt.NDArray[np.int64]:
         nonlocal micro_batch

@@ -5,6 +5,7 @@ import dataclasses
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,6 +45,13 @@ class CheckedPair:
         Height, width and channels.
     classes : int or None
         Of the dataset.
+    counted : list of (int, str, int)
+        Classes that occur: index among the network's outputs (if it fits, else among the dataset's names), name, and
+        images of the dataset.
+    outputs : int or None
+        Classes of the network.
+    notes : tuple of str
+        What was noticed when the images were read.
     accuracy : tuple of int or None
         Images of the sample classified as labelled, and images of the sample.
     scaling : dict
@@ -74,6 +82,9 @@ class CheckedPair:
     images: int | None = None
     shape: tuple[int, int, int] | None = None
     classes: int | None = None
+    counted: list[tuple[int, str, int]] = dataclasses.field(default_factory=list)
+    outputs: int | None = None
+    notes: tuple[str, ...] = ()
     accuracy: tuple[int, int] | None = None
     scaling: dict[str, Any] = dataclasses.field(default_factory=dict)
     memory: int | None = None
@@ -312,7 +323,8 @@ def _selected(row: CheckedPair, config: Config, images: "ImageSet") -> "ImageSet
         if run.dataset == row.dataset and row.network in run.networks:
             wanted.update(select(run.images, images.ids, images.labels, f"runs.{index}.images"))
     row.images, row.shape = len(images.ids), images.images.shape[1:]
-    row.classes = len(images.class_names)
+    row.classes, row.notes = len(images.class_names), images.notes
+    row.counted = [(n, images.class_names[n], count) for n, count in sorted(Counter(images.labels.tolist()).items())]
     chosen = images.select(sorted(wanted))
     row.selected = len(chosen.ids)
     return chosen
@@ -331,6 +343,7 @@ def _try_out(
 
     from onepix.attacks.attack import clean_logits
     from onepix.attacks.search import PASSES_PER_ROUND
+    from onepix.datasets.class_names import for_network
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
     from onepix.engine.trial import tried
@@ -340,7 +353,8 @@ def _try_out(
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
     logits = clean_logits(classifier, pictures, evaluator.classify)
     row.logits = classifier.part
-    few = few.with_classes(logits.shape[1])
+    row.counted, row.outputs = _by_output(row.counted, few, logits.shape[1]), logits.shape[1]
+    few = for_network(few, logits.shape[1])
     seen = logits.argmax(1).cpu().numpy()
     if with_accuracy:
         row.accuracy = int((seen == few.labels).sum()), len(few.labels)
@@ -390,6 +404,14 @@ def _brief(settings: AttackSettings) -> AttackSettings:
     if isinstance(settings, DifferentialEvolution):
         changes |= {"population": min(settings.population, CANDIDATES // 2), "generations": 1}
     return settings.model_copy(update=changes)
+
+
+def _by_output(counted: list[tuple[int, str, int]], images: "ImageSet", outputs: int) -> list[tuple[int, str, int]]:
+    """Return counts of classes by their index among a network's outputs, of which there are so many."""
+    from onepix.datasets.class_names import outputs_for
+
+    indices, names = outputs_for(images.class_names, outputs, images.labels.tolist())
+    return [(indices[label], names[indices[label]], count) for label, _, count in counted]
 
 
 def _peak_memory() -> int | None:

@@ -1,12 +1,19 @@
 """What `onepix check` prints."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
+
+from rich.console import Console
 
 from onepix.config.study import Config
 from onepix.study.check import CheckedPair
 from onepix.study.printing import print_table, wide_console
 
 UNKNOWN = "?"
+MOST_CLASSES = 200  # classes that are listed
+FEW = 10  # classes that are listed in one column
+LONGEST = 40  # letters of a class's name
+GAP = 3  # blanks between two columns of classes
 COLUMNS = (
     "dataset",
     "network",
@@ -32,6 +39,7 @@ def show(config: Config, rows: Iterable[CheckedPair]) -> int:
     print_table(console, COLUMNS, map(cells, found))
     for text in dict.fromkeys(f"weights of {row.network}: {row.taken}" for row in found if row.taken):
         console.print(text, soft_wrap=True, markup=False)
+    _print_classes(console, found)
     for text in dict.fromkeys(text for row in found for text in row.fetches):
         console.print(f"to be fetched: {text}", soft_wrap=True, markup=False)
     for row in found:
@@ -49,6 +57,42 @@ def notes(row: CheckedPair) -> list[str]:
     """Return what should be known of a row, though it does not stop the run."""
     part = f"{row.logits} is taken as its logits" if row.logits not in ("", "output") else ""
     return [*filter(None, [part]), *row.warnings]
+
+
+def _print_classes(console: Console, rows: Sequence[CheckedPair]) -> None:
+    """Print which output of the networks each class is, and how many images it has; one line per class if they are few.
+
+    Networks of one dataset with the same classes are told together.
+    """
+    alike: dict[tuple[object, ...], list[CheckedPair]] = {}
+    for row in rows:
+        if row.counted:
+            alike.setdefault((row.dataset, row.outputs, tuple(row.counted)), []).append(row)
+    for row, *others in alike.values():
+        networks = ", ".join(other.network for other in (row, *others))
+        empty = (row.outputs or 0) - len(row.counted)
+        rest = f"; {empty:,} more without images" if empty > 0 else ""
+        console.print(f"\n{row.dataset} × {networks}: class, name, images{rest}", soft_wrap=True, markup=False)
+        _print_counted(console, row.counted)
+    for note in dict.fromkeys(f"{row.dataset}: {note}" for row in rows for note in row.notes):
+        console.print(note, soft_wrap=True, markup=False, style="yellow")
+
+
+def _print_counted(console: Console, counted: Sequence[tuple[int, str, int]]) -> None:
+    """Print classes in columns, top to bottom, with as many rows as keep the table short."""
+    shown = counted[:MOST_CLASSES]
+    width = max(len(_of_class(*entry)) for entry in shown) + GAP
+    columns = max(1, min(console.width // width, -(-len(shown) // FEW)))
+    height = -(-len(shown) // columns)
+    for line in range(height):
+        cells = (_of_class(*entry) for entry in shown[line::height])
+        console.print("".join(cell.ljust(width) for cell in cells).rstrip(), soft_wrap=True, markup=False)
+    if len(counted) > len(shown):
+        console.print(f"… and {len(counted) - len(shown)} more classes", soft_wrap=True, markup=False)
+
+
+def _of_class(index: int, name: str, images: int) -> str:
+    return f"{index:5}  {textwrap.shorten(name, LONGEST, placeholder=' …')}  {images:,}"
 
 
 def cells(row: CheckedPair) -> list[str]:

@@ -85,7 +85,7 @@ GOOD = {"images": np.zeros((2, 2, 3, 1), np.uint8), "labels": np.array([0, 1])}
     ("changes", "said"),
     [
         ({"labels": None}, ["'labels'", "'images'"]),
-        ({"images": None, "pictures": GOOD["images"]}, ["'images'", "found", "pictures"]),
+        ({"images": None, "rows": np.zeros((2, 6), np.uint8)}, ["'images'", "found", "rows"]),
         ({"images": np.zeros((2, 2, 3, 1))}, ["uint8", "float64"]),
         ({"images": np.zeros((2, 6), np.uint8)}, ["(image, y, x, channel)", "(2, 6)"]),
         ({"images": np.zeros((0, 2, 3, 1), np.uint8), "labels": np.zeros(0, int)}, ["empty"]),

@@ -13,6 +13,7 @@ def made_up() -> pd.DataFrame:
         {
             "image_id": [4, 1, 0, 3, 2],
             "label": [0, 1, 2, 0, 1],
+            "classes": 3,
             "clean_class": [0, 1, 2, 0, 2],
             "clean_confidence": [0.9] * 5,
             "eligible": [True, True, True, True, False],

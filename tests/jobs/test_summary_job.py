@@ -26,7 +26,7 @@ MEASURES = {"clean_peak", "delta_peak", "clean_energy", "delta_energy", *COMPARE
 def records(ids):
     return pd.DataFrame(
         {
-            **{"image_id": ids, "label": 0, "clean_class": 0, "clean_confidence": 0.9, "eligible": True},
+            **{"image_id": ids, "label": 0, "classes": 2, "clean_class": 0, "clean_confidence": 0.9, "eligible": True},
             **{"method": "differential_evolution", "target": pd.array([None] * len(ids), dtype="Int64")},
             **{"success": [n % 2 == 0 for n in ids], "rows": [[1]] * len(ids), "columns": [[2]] * len(ids)},
             **{"values": [[[1, 2, 3]]] * len(ids), "adversarial_class": [1 - n % 2 for n in ids]},

@@ -8,7 +8,7 @@ import pytest
 
 from onepix.errors import OnepixError
 from onepix.files.manifests import checked_data, digest, write_manifest
-from onepix.files.records import SCHEMA, write_records
+from onepix.files.records import RECORDS, SCHEMA, write_records
 from onepix.images import ImageSet
 from onepix.jobs import datasets as fetch_dataset
 from onepix.jobs import networks as fetch_network
@@ -98,7 +98,7 @@ def test_transfer_of_no_successes_is_an_empty_table(tmp_path):
     attack = tmp_path / "other" / "de" / "attack" / "000000-000003.json"
     records = attack.with_suffix(".parquet")
     write_records(pd.DataFrame({field.name: [] for field in SCHEMA}), records)
-    write_manifest(attack, records, {}, "onepix.jobs.attack")
+    write_manifest(attack, records, {}, "onepix.jobs.attack", RECORDS)
     settings = {"target": "lenet", "seed": 0, "engine": {"device": "cpu"}}
     transfer.run(json.dumps(settings), dataset, network, [attack], tmp_path / "transfer.csv")
     assert (tmp_path / "transfer.csv").read_text() == "image_id,source,target,flips,moved\n"

@@ -225,7 +225,8 @@ def test_the_command_prints_a_table_and_fails_where_a_run_would(tmp_path):
     runner = CliRunner()
     done = runner.invoke(app, ["check", "more.yaml", "good.yaml", "--sample", "5"])
     assert done.exit_code == 0
-    header, line, unused = (line for line in done.stdout.splitlines() if line.strip())
+    header, line, classes, *_, unused = (line for line in done.stdout.splitlines() if line.strip())
+    assert classes == "sample × lenet: class, name, images"
     assert header.split()[:4] == ["dataset", "network", "images", "size"]
     assert line.split()[:5] == ["sample", "lenet", "20", "of", "100"]
     assert unused == "in no run, and not checked: spare"

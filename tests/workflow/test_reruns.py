@@ -216,7 +216,7 @@ def test_results_of_another_version_are_told_at_the_start(study_copy, capsys):
     with workflow(study_copy.folder, SMALL):
         pass
     assert capsys.readouterr().err.splitlines()[0] == (
-        "onepix: 2 results hold attack records of version 0, expected version 1: "
+        "onepix: 2 results hold attack records of version 0, expected version 2: "
         "these and all results made from them will be made again"
     )
 
