@@ -6,7 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.common.configfile import load_configfile
 from snakemake.settings.types import DeploymentMethod
+from snakemake.utils import update_config
 
 # Imported names would hide Snakemake's own, such as `parse` and `report`: so most imports here are modules.
 import onepix.config.study
@@ -51,7 +53,20 @@ def told(function, *arguments):
         sys.exit(f"onepix: {error}")
 
 
-CONFIG = told(onepix.config.study.parse, config, " + ".join(map(str, workflow.configfiles)))
+def configuration():
+    """Read again what Snakemake has read: it loses the lines, and takes 10:49 for 649 and `no` for false."""
+    given = workflow.config_settings
+    replaced = given.replace_workflow_config and given.config and not given.configfiles
+    files = [] if replaced else workflow.configfiles
+    as_snakemake_reads = {}
+    for values in (*map(load_configfile, files), given.config):
+        update_config(as_snakemake_reads, values)
+    if config == as_snakemake_reads:
+        return told(functools.partial(onepix.config.study.load, options=given.config_args), *map(Path, files))
+    return told(onepix.config.study.parse, config, "config")  # another workflow has made it, for this module
+
+
+CONFIG = configuration()
 LAYOUT = CONFIG.layout
 RUN = ("{dataset}", "{network}", "{attack}")
 
@@ -137,35 +152,3 @@ wildcard_constraints:
     attack="|".join(map(re.escape, CONFIG.attacks)),
     chunk=r"\d{6}-\d{6}",
     selection=r"first-\d+|per-class-\d+-seed-\d+",
-
-
-def run_figure(name):
-    """Declare a figure of a run as part of the report."""
-    return report(
-        LAYOUT.figure(RUN, name, "png"),
-        caption=f"../report/{'strip' if name.startswith('strip_') else name}.rst",
-        category="Figures",
-        subcategory="{network}",
-        labels={"figure": name.replace("_", " "), "dataset": "{dataset}", "attack": "{attack}"},
-    )
-
-
-def chart(name):
-    """Declare a chart of all runs as part of the report."""
-    return report(
-        LAYOUT.chart(name, "png"),
-        caption=f"../report/{name}.rst",
-        category="Figures",
-        subcategory="all networks",
-        labels={"figure": name.replace("_", " "), "dataset": "all", "attack": "all"},
-    )
-
-
-def provenance_report(name, path):
-    """Declare a file as part of the report, which shows pages and offers other files for download."""
-    return report(
-        path,
-        caption=f"../report/{name}.rst",
-        category="Provenance",
-        labels={"what": name, "as": path.suffix[1:]},
-    )
