@@ -37,6 +37,7 @@ class Run(Settings):
         description="Ids: 7, a range such as 0-49, several with commas, a list; or a rule: {first: 100}, "
         "{per_class: 10, seed: 0}, {file: ids.txt}."
     )
+    images_per_job: int | None = Field(None, ge=1, description="Of this run; default: that of the study.")
 
     @field_validator("images")
     @classmethod
@@ -55,7 +56,12 @@ class Config(Settings):
     networks: dict[Name, NetworkSettings]
     attacks: dict[Name, AttackSettings]
     runs: tuple[Run, ...] = Field(min_length=1)
-    images_per_job: int = Field(25, ge=1, description="Number of images that one job attacks.")
+    images_per_job: int = Field(
+        10,
+        ge=1,
+        description="Number of images that one job attacks. On a CPU, a job has one core, and as many run at once as "
+        "there are cores.",
+    )
     engine: Engine = Engine()
     propagation: Propagation = Propagation()
     statistics: Statistics = Statistics()

@@ -158,7 +158,7 @@ def pretend(folder: Path, config: dict[str, Any], *targets: str) -> None:
 def job_inside(study: Study, *arguments: str) -> tuple[int, str]:
     """Run a job as `python -m onepix.jobs` in the study's folder; return its exit status and what it said."""
     with contextlib.chdir(study.folder):
-        return called("onepix.jobs", list(arguments), {"OMP_NUM_THREADS": "2"})
+        return called("onepix.jobs", list(arguments), {"OMP_NUM_THREADS": "1"})
 
 
 def command_inside(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -166,7 +166,7 @@ def command_inside(folder: Path, *arguments: str) -> subprocess.CompletedProcess
     errors = io.StringIO()
     library = mock.patch.object(onepix, "__file__", str(folder / "onepix" / "__init__.py"))
     with contextlib.chdir(folder), library:
-        status, said = called("onepix", list(arguments), {"OMP_NUM_THREADS": "2"}, errors)
+        status, said = called("onepix", list(arguments), {"OMP_NUM_THREADS": "1"}, errors)
     return subprocess.CompletedProcess(arguments, status, said, errors.getvalue())
 
 

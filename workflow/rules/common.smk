@@ -13,7 +13,7 @@ from snakemake.utils import update_config
 # Imported names would hide Snakemake's own, such as `parse` and `report`: so most imports here are modules.
 import onepix.config.study
 from onepix.config.reading import canonical
-from onepix.engine import gpus
+from onepix.engine import gpus, machine
 from onepix.errors import OnepixError
 from onepix.files import closure, layout
 from onepix.study import runs
@@ -77,17 +77,28 @@ of_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_met
 os.environ.update(ONEPIX_PYTHON="python" if of_conda else sys.executable)
 
 GPU = 0 if CONFIG.engine.device == "cpu" else 1  # per job that runs a network
+IS_HERE = workflow.is_main_process and workflow.resource_settings.nodes is None  # where jobs run: not on a cluster
 
 
-def count_gpus():
-    """Limit jobs that run a network to the number of GPUs; without GPUs, only cores are the limit."""
-    if GPU and workflow.is_main_process and "gpu" not in workflow.global_resources:  # --resources gpu=2 wins
-        count = len(gpus.visible()) if CONFIG.engine.device in ("auto", "cuda") else 1
-        if count:
-            workflow.register_resource("gpu", count)
+def gpus_here():
+    """Return the number of GPUs for jobs on this machine."""
+    if not (IS_HERE and GPU):
+        return 0
+    return len(gpus.visible()) if CONFIG.engine.device in ("auto", "cuda") else 1
 
 
-count_gpus()
+def limit(resource, amount):
+    """Limit what jobs on this machine need together, unless the user has set it, as by --resources gpu=2."""
+    if IS_HERE and amount and resource not in workflow.global_resources:
+        workflow.register_resource(resource, amount)
+
+
+GPUS = gpus_here()
+limit("gpu", GPUS)  # without GPUs, the limits are cores and memory
+limit("mem_mb", machine.memory_mb())
+
+# Per job that runs a network. On a CPU, two jobs of one thread are up to twice as fast as one of two.
+THREADS = 2 if GPU and (GPUS or not IS_HERE) else 1
 
 
 def growing(amount):
