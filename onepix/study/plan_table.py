@@ -72,7 +72,8 @@ def notes(workflow: Workflow, estimates: Sequence[Estimate]) -> Iterator[str]:
         )
     jobs, at_once = len(workflow.to_run(ATTACK)), workflow.at_once
     if min(jobs, at_once) > 1 and (seconds := wall_time(workflow, estimates)):
-        yield f"Here, {min(jobs, at_once)} of {jobs} attack jobs run at once: all attacks take {duration(seconds)} at most."
+        together = min(jobs, at_once)
+        yield f"Here, {together} of {jobs} attack jobs run at once: all attacks take {duration(seconds)} at most."
     if 0 < jobs < at_once:
         yield f"{at_once} attack jobs could run at once; a smaller images_per_job makes more, shorter jobs."
     if any(job.rule != ATTACK for job in workflow.to_run()):
