@@ -46,7 +46,7 @@ def read_file(path: Path) -> Given:
     OnepixError
         If it is missing, not UTF-8, not YAML, not a mapping, gives a key twice, or is too large. One line per mistake.
     """
-    name = _shown(path)
+    name = shown(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -100,7 +100,7 @@ def _merged(first: Any, later: Any, keys: Keys, replaced: set[Keys]) -> Any:
     return {**first, **added}
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """Return a path for messages: relative, if it lies in this folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)

@@ -15,7 +15,7 @@ from pydantic import (
 from onepix.config.attacks import AttackSettings
 from onepix.config.base import Folder, Keys, KeysError, Name, PathText, Settings, Unordered
 from onepix.config.datasets import DatasetSettings
-from onepix.config.documents import merged, read_file, read_option
+from onepix.config.documents import merged, read_file, read_option, shown
 from onepix.config.engine import Engine
 from onepix.config.figures import Figures
 from onepix.config.networks import NetworkSettings
@@ -143,7 +143,7 @@ def load(*paths: Path, options: Iterable[str] = ()) -> Config:
         As in `parse` and `onepix.config.documents.read_file`.
     """
     given = functools.reduce(merged, [*map(read_file, paths), *map(read_option, options)])
-    return parse(given.values, " + ".join(map(str, paths)) or "--config", given.origins)
+    return parse(given.values, " + ".join(map(shown, paths)) or "--config", given.origins)
 
 
 def json_schema() -> str:
