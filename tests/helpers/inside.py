@@ -16,7 +16,7 @@ import threading
 import traceback
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from snakemake.api import SnakemakeApi
+from snakemake.cli import parse_config
 from snakemake.exceptions import WorkflowError
 from snakemake.scheduling.greedy import SchedulerSettings
 from snakemake.settings.types import (
@@ -104,6 +105,33 @@ def environment(values: dict[str, str]) -> Iterator[None]:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
+
+
+@contextlib.contextmanager
+def opened(
+    folder: Path,
+    config: dict[str, Any] | str | None,
+    options: Sequence[str] = (),
+    snakefile: str = "Snakefile",
+    replace: bool = False,
+    **resources: Any,
+) -> Iterator[Workflow]:
+    """Give Snakemake's workflow when it has read the Snakefile.
+
+    Without `config` it reads its own file. `options` are values of `--config`; `replace`: of them alone.
+    """
+    file = folder / "study.yaml"
+    if config is not None:
+        file.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))
+    settings = ConfigSettings(
+        configfiles=[] if config is None else [file],
+        config=parse_config(options),
+        config_args=list(options),
+        replace_workflow_config=replace,
+    )
+    limits = ResourceSettings(**{"cores": 2, **resources})
+    with SnakemakeApi(OutputSettings(quiet=frozenset({Quietness.ALL}), enable_file_logging=False)) as api:
+        yield api.workflow(limits, settings, snakefile=folder / snakefile, workdir=folder)._workflow
 
 
 @contextlib.contextmanager
