@@ -1,6 +1,8 @@
 """For notebooks: images and networks that come with onepix, and attacks in one call."""
 
 import dataclasses
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,22 @@ from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomS
 from onepix.config.engine import Engine
 from onepix.config.reading import validated
 from onepix.datasets.bundled import load_bundled
+from onepix.engine import machine
 from onepix.errors import OnepixError
 from onepix.files.records import attacked_images
 from onepix.images import ImageSet
 from onepix.names import nearest
 from onepix.networks.classifier import Classifier
 from onepix.networks.weights import bundled, load_network_file
+
+# What users set so that OpenMP's threads sleep while they wait; the last two are GNU's, and LLVM's and Intel's.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+BUSY = (
+    "other programs use {busy:.1f} of the {cores} cores, and beside them PyTorch's waiting threads make attacks "
+    'several times as slow. Set os.environ["OMP_WAIT_POLICY"] = "passive" before PyTorch is first imported, or call '
+    "torch.set_num_threads(1) now; the results are the same."
+)
+_looked = False  # once per process
 
 METHODS: dict[str, type[DifferentialEvolution] | type[RandomSearch] | type[Scan]] = {
     "differential_evolution": DifferentialEvolution,
@@ -136,6 +148,7 @@ def attack(
     """
     chosen = settings_of(method, settings)
     pictures = _image_set(classifier, images, labels, ids)
+    _tell_of_busy_cores(classifier)
     done = attack_images(classifier, pictures, chosen, _engine(engine))
     records = done.records
     records.attrs["evaluation"] = done.evaluation
@@ -169,6 +182,7 @@ def scan(
     """
     chosen = settings_of("scan", settings)
     pictures = _image_set(classifier, images, labels, ids)
+    _tell_of_busy_cores(classifier)
     done = attack_images(classifier, pictures, chosen, _engine(engine), keep_maps=True)
     assert done.maps is not None
     return scan_maps(done.maps, done.records)
@@ -183,6 +197,18 @@ def settings_of(method: str, settings: Mapping[str, Any]) -> AttackSettings:
 
 def _engine(engine: Engine | Mapping[str, Any] | None) -> Engine:
     return engine if isinstance(engine, Engine) else validated(Engine, engine or {}, "engine")
+
+
+def _tell_of_busy_cores(classifier: Classifier) -> None:
+    """Warn, once per process, where other programs are busy and OpenMP's threads do not sleep while they wait."""
+    global _looked
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if _looked or any(map(os.environ.get, WAITING)) or threads == 1 or classifier.mean.device.type != "cpu":
+        return
+    _looked = True
+    busy = machine.busy_cores()
+    if busy is not None and busy > 0.5 and busy + threads > cores + 0.5:
+        warnings.warn(BUSY.format(busy=busy, cores=cores), stacklevel=3)
 
 
 def _image_set(

@@ -24,8 +24,9 @@ def test_a_wing_says_what_it_is_for_and_nothing_else(wing):
 
 
 def test_what_draws_or_summarises_does_not_load_torch():
+    """Nor do commands before they have set how PyTorch's threads wait."""
     rules = ("charts", "configuration", "figures", "provenance", "sharing", "sharing_figures", "summary", "tables")
-    program = "\n".join(f"import onepix.jobs.{rule}" for rule in rules)
+    program = "import onepix.cli, onepix.jobs.__main__\n" + "\n".join(f"import onepix.jobs.{rule}" for rule in rules)
     program += "\nimport sys; print({'onepix.jobs.tables', 'torch', 'torchvision', 'snakemake'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, check=True)
     assert run.stdout.strip() == "{'onepix.jobs.tables'}"

@@ -1,11 +1,15 @@
 """Attacks in one call, as in a notebook."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from analytic import PixelRule
 
 import onepix
+from onepix import notebook
 from onepix.engine.devices import choose_micro_batch
 from onepix.errors import OnepixError
 from onepix.networks.build import build
@@ -103,6 +107,56 @@ def test_mistakes_are_told_in_one_line(arguments, told):
     with pytest.raises(OnepixError, match=told) as caught:
         onepix.attack(**{"classifier": bright(0, 0), "images": images, "labels": labels, **arguments})
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """Another program keeps one of two cores busy, and PyTorch has two threads, which wait as they do by default."""
+    for name in notebook.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(notebook, "_looked", False)
+    monkeypatch.setattr(notebook.machine, "busy_cores", lambda: 1.0)
+    monkeypatch.setattr(notebook.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+def attacked():
+    """Attack, and return the table and what was warned."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        table, _ = onepix.attack(bright(3, 5), *dark(1), method="scan")
+    return table, [(str(warning.message), warning.filename) for warning in warned]
+
+
+@pytest.mark.usefixtures("busy")
+def test_on_a_busy_machine_the_cure_is_told_once():
+    first, warned = attacked()
+    ((said, where),) = warned
+    assert said.startswith("other programs use 1.0 of the 2 cores, and beside them PyTorch's waiting threads")
+    assert 'os.environ["OMP_WAIT_POLICY"] = "passive"' in said
+    assert "torch.set_num_threads(1)" in said
+    assert where == __file__
+    second, warned = attacked()
+    assert warned == []
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize(
+    "calm",
+    [
+        lambda monkeypatch: monkeypatch.setenv("OMP_WAIT_POLICY", "passive"),
+        lambda monkeypatch: monkeypatch.setenv("GOMP_SPINCOUNT", "0"),
+        lambda monkeypatch: monkeypatch.setattr(torch, "get_num_threads", lambda: 1),
+        lambda monkeypatch: monkeypatch.setattr(notebook.machine, "busy_cores", lambda: 0.2),
+        lambda monkeypatch: monkeypatch.setattr(notebook.machine, "busy_cores", lambda: None),
+        lambda monkeypatch: monkeypatch.setattr(notebook.os, "cpu_count", lambda: 8),
+    ],
+    ids=["passive", "no spinning", "one thread", "idle", "not known", "more cores"],
+)
+def test_otherwise_nothing_is_told(monkeypatch, calm):
+    calm(monkeypatch)
+    assert attacked()[1] == []
 
 
 def test_what_is_not_there():

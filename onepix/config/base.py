@@ -1,5 +1,6 @@
 """Types that all sections of the configuration use: checked texts, names, numbers and lists."""
 
+import numbers
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     model_validator,
@@ -69,6 +71,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MOST_IDS = 1_000_000  # ids are smaller: names of chunks have six digits, and no range fills the memory
 
 
+EXACT = 2.0**53  # below, each whole number is a float of its own
+
+
 Proportion = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -84,16 +89,59 @@ def in_order(values: tuple[T, ...]) -> tuple[T, ...]:
 Unordered = Annotated[tuple[T, ...], AfterValidator(in_order)]
 
 
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are errors, and values cannot be changed."""
+Keys = tuple[Any, ...]  # from the top to a value: names in mappings, indices in lists
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class KeysError(ValueError):
+    """A mistake below the value that is being checked.
+
+    Attributes
+    ----------
+    keys : tuple
+        Lead from that value to the one that is wrong.
+    """
+
+    def __init__(self, said: str, *keys: Any) -> None:
+        super().__init__(said)
+        self.keys = keys
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, and values cannot be changed.
+
+    A value of another type is an error, too: true is no number, 1 is not true, and "5" is not 5.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest_key(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key '{key}'; {nearest(str(key), cls.model_fields)}")
-        return values
+        if not isinstance(values, Mapping):
+            return values
+        for key in values:
+            if key not in cls.model_fields:
+                raise KeysError(f"unknown key '{key}'; {nearest(str(key), cls.model_fields)}", key)
+        return {key: _of_one_type(value) for key, value in values.items()}
+
+
+def _of_one_type(value: Any) -> Any:
+    """Return lists as tuples, and whole numbers of any type as int: 1e4, 100.0, and NumPy's in a notebook."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_of_one_type, value))
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral) or (isinstance(value, float) and value.is_integer() and abs(value) < EXACT):
+        return int(value)
+    return value
+
+
+def _not_boolean(value: Any) -> Any:
+    """Refuse true where Python would take it for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {value}")
+    return value
+
+
+# For numbers of a short list, such as Literal[1, 3].
+NotBoolean = BeforeValidator(_not_boolean)

@@ -9,7 +9,7 @@ from pydantic import (
     Tag,
 )
 
-from onepix.config.base import Name, PathText, Settings, Text
+from onepix.config.base import Name, NotBoolean, PathText, Settings, Text
 
 
 class BundledDataset(Settings):
@@ -54,7 +54,7 @@ class Pictures(Settings):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
         "bilinear", description="How resize interpolates, with antialiasing."
     )
-    channels: Literal[1, 3] | None = Field(
+    channels: Annotated[Literal[1, 3], NotBoolean] | None = Field(
         None, description="Default: 1 if all pictures are grey, else 3 (grey pictures are repeated)."
     )
 

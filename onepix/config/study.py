@@ -1,11 +1,11 @@
 """The configuration, whole: every setting, its type, its range and its default."""
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import (
     Field,
     field_validator,
@@ -13,16 +13,16 @@ from pydantic import (
 )
 
 from onepix.config.attacks import AttackSettings
-from onepix.config.base import Folder, Name, PathText, Settings, Unordered
+from onepix.config.base import Folder, Keys, KeysError, Name, PathText, Settings, Unordered
 from onepix.config.datasets import DatasetSettings
+from onepix.config.documents import merged, read_file, read_option, shown
 from onepix.config.engine import Engine
 from onepix.config.figures import Figures
 from onepix.config.networks import NetworkSettings
 from onepix.config.propagation import Propagation
-from onepix.config.reading import validated
+from onepix.config.reading import NOWHERE, validated
 from onepix.config.selection import Selection, as_ranges, parse_ids
 from onepix.config.statistics import Statistics
-from onepix.errors import OnepixError
 from onepix.files.layout import TAKEN, Layout
 from onepix.names import nearest
 
@@ -37,6 +37,7 @@ class Run(Settings):
         description="Ids: 7, a range such as 0-49, several with commas, a list; or a rule: {first: 100}, "
         "{per_class: 10, seed: 0}, {file: ids.txt}."
     )
+    images_per_job: int | None = Field(None, ge=1, description="Of this run; default: that of the study.")
 
     @field_validator("images")
     @classmethod
@@ -55,7 +56,12 @@ class Config(Settings):
     networks: dict[Name, NetworkSettings]
     attacks: dict[Name, AttackSettings]
     runs: tuple[Run, ...] = Field(min_length=1)
-    images_per_job: int = Field(25, ge=1, description="Number of images that one job attacks.")
+    images_per_job: int = Field(
+        10,
+        ge=1,
+        description="Number of images that one job attacks. On a CPU, a job has one core, and as many run at once as "
+        "there are cores.",
+    )
     engine: Engine = Engine()
     propagation: Propagation = Propagation()
     statistics: Statistics = Statistics()
@@ -75,67 +81,69 @@ class Config(Settings):
     def _names_are_free(self) -> "Config":
         for kind, taken in TAKEN.items():
             for name in taken & getattr(self, kind).keys():
-                raise ValueError(f"{kind}.{name}: the results have a file or folder of this name; choose another")
+                said = f"{kind}.{name}: the results have a file or folder of this name; choose another"
+                raise KeysError(said, kind, name)
         return self
 
     @model_validator(mode="after")
     def _runs_name_what_exists(self) -> "Config":
         for index, run in enumerate(self.runs):
-            _known(run.dataset, self.datasets, f"runs.{index}.dataset")
+            _known(run.dataset, self.datasets, "runs", index, "dataset")
             for name in run.networks:
-                _known(name, self.networks, f"runs.{index}.networks")
+                _known(name, self.networks, "runs", index, "networks")
             for name in run.attacks:
-                _known(name, self.attacks, f"runs.{index}.attacks")
+                _known(name, self.attacks, "runs", index, "attacks")
         return self
 
     @model_validator(mode="after")
     def _each_combination_once(self) -> "Config":
         seen: set[tuple[str, str, str]] = set()
-        for run in self.runs:
+        for index, run in enumerate(self.runs):
             for combination in ((run.dataset, n, a) for n in run.networks for a in run.attacks):
                 if combination in seen:
-                    raise ValueError(f"runs: {'/'.join(combination)} is named twice; join its images in one run")
+                    said = f"runs: {'/'.join(combination)} is named twice; join its images in one run"
+                    raise KeysError(said, "runs", index)
                 seen.add(combination)
         return self
 
 
-def parse(values: Any, source: str) -> Config:
+def parse(values: Any, source: str, origins: Mapping[Keys, str] = NOWHERE) -> Config:
     """Check a configuration.
 
     Parameters
     ----------
     values : dict
-        As read from YAML.
+        Plain values.
     source : str
         Named in error messages.
+    origins : mapping, optional
+        File and line, by the keys that lead to a value; named instead, where known.
 
     Raises
     ------
     OnepixError
         One line per error: source, key, what was wrong and what was expected.
     """
-    return validated(Config, values, source)
+    return validated(Config, values, source, origins)
 
 
-def load(*paths: Path) -> Config:
-    """Read and check a YAML configuration; later files add to earlier ones. Errors as in `parse`."""
-    values: Any = None
-    for path in paths:
-        try:
-            read = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise OnepixError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-        except yaml.YAMLError as error:
-            raise OnepixError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-        values = _merged(values, read)
-    return parse(values, " + ".join(map(str, paths)))
+def load(*paths: Path, options: Iterable[str] = ()) -> Config:
+    """Read and check a configuration of one or more files; later ones add to earlier ones.
 
+    Parameters
+    ----------
+    *paths : Path
+        YAML or JSON.
+    options : iterable of str
+        Values of Snakemake's `--config`, such as ``images_per_job=10``; they win over files.
 
-def _merged(values: Any, later: Any) -> Any:
-    """Merge later values into earlier ones, key by key, as Snakemake does with several configuration files."""
-    if not (isinstance(values, Mapping) and isinstance(later, Mapping)):
-        return later
-    return {**values, **{key: _merged(values.get(key), value) for key, value in later.items()}}
+    Raises
+    ------
+    OnepixError
+        As in `parse` and `onepix.config.documents.read_file`.
+    """
+    given = functools.reduce(merged, [*map(read_file, paths), *map(read_option, options)])
+    return parse(given.values, " + ".join(map(shown, paths)) or "--config", given.origins)
 
 
 def json_schema() -> str:
@@ -143,6 +151,6 @@ def json_schema() -> str:
     return json.dumps(Config.model_json_schema(), indent=2) + "\n"
 
 
-def _known(name: str, known: Mapping[str, Any], where: str) -> None:
+def _known(name: str, known: Mapping[str, Any], *keys: str | int) -> None:
     if name not in known:
-        raise ValueError(f"{where}: '{name}' is unknown; {nearest(name, known)}")
+        raise KeysError(f"{'.'.join(map(str, keys))}: '{name}' is unknown; {nearest(name, known)}", *keys)

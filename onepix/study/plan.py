@@ -81,9 +81,12 @@ class Workflow:
     ----------
     jobs : tuple of Job
         All jobs that lead to the study's results, in a possible order of running; without the target `all`.
+    at_once : int
+        So many attack jobs run at once on this machine, as cores, GPUs and memory allow.
     """
 
     jobs: tuple[Job, ...]
+    at_once: int = 1
 
     def to_run(self, rule: str | None = None) -> list[Job]:
         """Return the jobs that would run, of one rule or of all."""
@@ -160,7 +163,7 @@ def ask_snakemake(config: Config, files: Sequence[Path]) -> Workflow:
         except Exception as error:
             text = " ".join(format_exception_to_string(error, workflow_lines(study)).split())
             raise OnepixError(f"Snakemake cannot plan this study: {text}") from error
-        return Workflow(tuple(_jobs(config, workflow)))
+        return Workflow(tuple(_jobs(config, workflow)), _at_once(workflow))
 
 
 def workflow_lines(study: Any) -> Any:
@@ -178,6 +181,19 @@ def _jobs(config: Config, workflow: Any) -> Iterator[Job]:
             wildcards, settings = dict(job.wildcards), _settings(job.params.get("settings"))
             reasons = _reasons(config, workflow, job, wildcards, settings) if job in to_run else ()
             yield Job(job.rule.name, wildcards, settings, tuple(reasons), job.threads)
+
+
+def _at_once(workflow: Any) -> int:
+    """Return how many attack jobs run at once, by what each needs of what is limited."""
+    limits = {name: resource.value for name, resource in workflow.global_resources.items()}
+    fitting = [
+        limits[name] // needed
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.name == ATTACK
+        for name, needed in job.scheduler_resources.items()
+        if isinstance(needed, int) and needed and isinstance(limits.get(name), int)
+    ]
+    return max(min(fitting, default=1), 1)
 
 
 def _settings(text: object) -> dict[str, Any]:
@@ -379,6 +395,20 @@ def estimate(config: Config, run: Run, jobs: Sequence[Job], tried: CheckedPair) 
     missing = tried.fault or (f"to be fetched: {'; '.join(tried.fetches)}" if tried.fetches else "")
     is_told = bool(missing) and None in (passes, tried.passes)
     return Estimate(run, images, of, passes, tried.passes, f"{' × '.join(run[:2])}: {missing}" if is_told else "")
+
+
+def wall_time(workflow: Workflow, estimates: Sequence[Estimate]) -> float | None:
+    """Return the seconds that all attacks take at most, with as many jobs at once as possible; None if not known."""
+    lengths: list[float] = []
+    for run in estimates:
+        if run.seconds is None or run.images is None:
+            return None
+        jobs = [job for job in workflow.to_run(ATTACK) if job.run == run.run]
+        lengths += [run.seconds * len(job.settings["image_ids"]) / run.images for job in jobs]
+    ends = [0.0] * workflow.at_once
+    for length in sorted(lengths, reverse=True):  # the longest first, each where there is room first
+        ends[ends.index(min(ends))] += length
+    return max(ends)
 
 
 def passes_per_image(config: Config, run: Run, shape: tuple[int, int, int] | None, classes: int | None) -> int | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from onepix.study.plan import ATTACK, Estimate, Workflow
+from onepix.study.plan import ATTACK, Estimate, Workflow, wall_time
 from onepix.study.printing import print_table, wide_console
 
 UNKNOWN, NOTHING = "?", "–"
@@ -68,8 +68,14 @@ def notes(workflow: Workflow, estimates: Sequence[Estimate]) -> Iterator[str]:
     if any(estimate.rate for estimate in estimates):
         yield (
             "Passes per second were measured just now, without the checks in float32 that attacks add. Times are for "
-            "one job at a time: divide them by the number of jobs that run at once."
+            "one job at a time."
         )
+    jobs, at_once = len(workflow.to_run(ATTACK)), workflow.at_once
+    if min(jobs, at_once) > 1 and (seconds := wall_time(workflow, estimates)):
+        together = min(jobs, at_once)
+        yield f"Here, {together} of {jobs} attack jobs run at once: all attacks take {duration(seconds)} at most."
+    if 0 < jobs < at_once:
+        yield f"{at_once} attack jobs could run at once; a smaller images_per_job makes more, shorter jobs."
     if any(job.rule != ATTACK for job in workflow.to_run()):
         yield "Only attacks are counted; the jobs of other rules take time, too."
     yield from dict.fromkeys(estimate.unknown for estimate in estimates if estimate.unknown)

@@ -134,9 +134,10 @@ class Runs:
 
     def chunks(self, run: Run) -> dict[str, list[int]]:
         """Return a run's chunks: fixed blocks of image ids, by name, with the wanted ids of each."""
-        blocks: dict[str, list[int]] = {}
-        for image_id in self.images(self.indices[run]):
-            blocks.setdefault(block(image_id, self.config.images_per_job), []).append(image_id)
+        index, blocks = self.indices[run], dict[str, list[int]]()
+        size = self.config.runs[index].images_per_job or self.config.images_per_job
+        for image_id in self.images(index):
+            blocks.setdefault(block(image_id, size), []).append(image_id)
         return blocks
 
     def first_images(self, dataset: str, network: str) -> list[int]:

@@ -81,7 +81,7 @@ def test_a_file_that_is_missing_or_no_yaml(tmp_path):
     with pytest.raises(OnepixError, match="No such file"):
         load(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(OnepixError, match=r"bad\.yaml: not YAML"):
+    with pytest.raises(OnepixError, match=r"bad\.yaml:1: not YAML"):
         load(tmp_path / "bad.yaml")
 
 

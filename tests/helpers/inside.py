@@ -16,7 +16,7 @@ import threading
 import traceback
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from snakemake.api import SnakemakeApi
+from snakemake.cli import parse_config
 from snakemake.exceptions import WorkflowError
 from snakemake.scheduling.greedy import SchedulerSettings
 from snakemake.settings.types import (
@@ -107,6 +108,33 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def opened(
+    folder: Path,
+    config: dict[str, Any] | str | None,
+    options: Sequence[str] = (),
+    snakefile: str = "Snakefile",
+    replace: bool = False,
+    **resources: Any,
+) -> Iterator[Workflow]:
+    """Give Snakemake's workflow when it has read the Snakefile.
+
+    Without `config` it reads its own file. `options` are values of `--config`; `replace`: of them alone.
+    """
+    file = folder / "study.yaml"
+    if config is not None:
+        file.write_text(config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False))
+    settings = ConfigSettings(
+        configfiles=[] if config is None else [file],
+        config=parse_config(options),
+        config_args=list(options),
+        replace_workflow_config=replace,
+    )
+    limits = ResourceSettings(**{"cores": 2, **resources})
+    with SnakemakeApi(OutputSettings(quiet=frozenset({Quietness.ALL}), enable_file_logging=False)) as api:
+        yield api.workflow(limits, settings, snakefile=folder / snakefile, workdir=folder)._workflow
+
+
+@contextlib.contextmanager
 def workflow(
     folder: Path,
     config: dict[str, Any] | str,
@@ -158,7 +186,7 @@ def pretend(folder: Path, config: dict[str, Any], *targets: str) -> None:
 def job_inside(study: Study, *arguments: str) -> tuple[int, str]:
     """Run a job as `python -m onepix.jobs` in the study's folder; return its exit status and what it said."""
     with contextlib.chdir(study.folder):
-        return called("onepix.jobs", list(arguments), {"OMP_NUM_THREADS": "2"})
+        return called("onepix.jobs", list(arguments), {"OMP_NUM_THREADS": "1"})
 
 
 def command_inside(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -166,7 +194,7 @@ def command_inside(folder: Path, *arguments: str) -> subprocess.CompletedProcess
     errors = io.StringIO()
     library = mock.patch.object(onepix, "__file__", str(folder / "onepix" / "__init__.py"))
     with contextlib.chdir(folder), library:
-        status, said = called("onepix", list(arguments), {"OMP_NUM_THREADS": "2"}, errors)
+        status, said = called("onepix", list(arguments), {"OMP_NUM_THREADS": "1"}, errors)
     return subprocess.CompletedProcess(arguments, status, said, errors.getvalue())
 
 

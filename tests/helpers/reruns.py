@@ -298,6 +298,9 @@ def _of_runs() -> Iterator[Change]:
     for images in ("0-11", "0-6"):  # a third chunk; three images in the second one
         jobs = {**ONE_PAIR, **IN_COMPANY}
         yield Change("runs.images", "small", {("runs", 0, "images"): images}, Outcome(CHUNKS, jobs))
+    larger = {("runs", 0, "images_per_job"): 8}  # one chunk in place of two
+    jobs = {**ONE_RUN, **IN_COMPANY}
+    yield Change("runs.images_per_job", "small", larger, Outcome("the run's chunks and all that follows", jobs))
     yield Change("runs.images.file", "wide", {("runs", 1, "images", "file"): "fewer.txt"}, Outcome(CHUNKS, ONE_PAIR))
     folder, images = "data/selection/sample", ("runs", 4, "images")
     fifth = "0\n1\n2\n3\n4\n"  # image 4 is in a second chunk

@@ -13,9 +13,6 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT.parent / "shared" / "models"
 NETWORK_RULES = {"attack", "propagation", "locality", "controls", "receptive_fields", "transfer"}
-# Small jobs spend their time on starting PyTorch, which two at once do sooner than two in turn. Manifests state the
-# threads, so a study that is compared with `finished_study` keeps the rules' own.
-ONE_THREAD = ("--set-threads", *(f"{rule}=1" for rule in sorted(NETWORK_RULES)))
 
 
 class Study:

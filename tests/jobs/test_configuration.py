@@ -40,6 +40,7 @@ def test_a_configuration_survives_the_round_trip(name, tmp_path):
 
 def test_text_that_looks_like_something_else_survives(tmp_path):
     names = ["1e3", "1e5", "yes", "null", "~", "0x1f", "1:30", " a", "#x", "- x", "é", "2001-01-01", "!!python/name:os"]
+    names += ["1e-3", "1_0", "0o7", "010", "on", "10:49", "<<", ".inf"]
     values = {
         "datasets": {"1e3": {"source": "arrays", "path": "012345678", "class_names": names}},
         "networks": {"0": {"architecture": "lenet", "weights": "1_0", "sha256": "12345678"}},

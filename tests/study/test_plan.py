@@ -19,6 +19,7 @@ from onepix.study.plan import (
     estimates,
     in_short,
     passes_per_image,
+    wall_time,
 )
 from onepix.study.plan_table import cells, duration, notes, rule_rows, show, sums
 
@@ -275,9 +276,34 @@ def test_what_is_printed(capsys):
         "",
         "≤: at most. Images classified wrongly are not attacked, and attacks may end at a success.",
         "Passes per second were measured just now, without the checks in float32 that attacks add. Times are for "
-        "one job at a time: divide them by the number of jobs that run at once.",
+        "one job at a time.",
         "Only attacks are counted; the jobs of other rules take time, too.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "seconds", "said"),
+    [
+        (1, 46, []),  # 16 s in two chunks, and 30 s in one
+        (2, 30, ["Here, 2 of 3 attack jobs run at once: all attacks take 30 s at most."]),
+        (
+            4,
+            30,
+            [
+                "Here, 3 of 3 attack jobs run at once: all attacks take 30 s at most.",
+                "4 attack jobs could run at once; a smaller images_per_job makes more, shorter jobs.",
+            ],
+        ),
+    ],
+)
+def test_attacks_side_by_side(at_once, seconds, said):
+    """LeNet's two chunks of 8 s run beside or after ResNet-20's of 30 s."""
+    other = ("sample", "resnet20", "de")
+    workflow = Workflow((*attacks(), job(ATTACK, run=other, image_ids=[0, 1])), at_once)
+    runs = [Estimate(RUN, 8, 8, 9600, 600.0), Estimate(other, 2, 2, 2400, 80.0)]
+    assert wall_time(workflow, runs) == seconds
+    assert list(notes(workflow, runs))[2:] == said
+    assert wall_time(workflow, [*runs, Estimate(other)]) is None, "one is not known"
 
 
 def test_notes_say_what_the_table_holds_and_no_more():

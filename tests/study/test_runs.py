@@ -77,6 +77,25 @@ def test_chunks_are_fixed_blocks_with_the_ids_wanted_of_each(runs):
     assert runs.chunks(("sample", "net20", "all")) == wanted
 
 
+def test_a_run_may_have_chunks_of_its_own_size():
+    first, *others = CONFIG["runs"]
+    own = Runs(parse({**CONFIG, "runs": [{**first, "images_per_job": 5}, *others]}, "study"), lambda index: IDS[index])
+    assert own.chunks(("sample", "net20", "de")) == {"000000-000004": [0, 1, 2, 3, 4], "000005-000009": [5]}
+    assert list(own.chunks(("sample", "net20", "all"))) == ["000000-000003", "000004-000007", "000008-000011"]
+    assert [path.name for path in own.manifests("attack", ("sample", "net20", "de"))] == [
+        "000000-000004.json",
+        "000005-000009.json",
+    ]
+
+
+def test_by_default_a_small_study_has_several_chunks():
+    values = {key: value for key, value in CONFIG.items() if key != "images_per_job"}
+    assert list(Runs(parse(values, "study"), lambda _: range(16)).chunks(("web", "web", "de"))) == [
+        "000000-000009",
+        "000010-000019",
+    ]
+
+
 @pytest.mark.parametrize(
     ("attack", "stages"),
     [("de", ["attack", "propagation", "locality", "controls"]), ("several", ["attack", "propagation"])],

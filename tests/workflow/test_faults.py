@@ -56,8 +56,7 @@ def tables_job(study, output):
 
 def start(study, command, log):
     """Start a job; what it says goes into a file."""
-    # Manifests state threads: those of the finished study are Snakemake's. Attacks are compared with each other only.
-    threads = {**os.environ, "OMP_NUM_THREADS": "1" if command[0] == "attack" else "2"}
+    threads = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in the finished study: manifests state them
     with log.open("w") as said:
         job = [sys.executable, "-m", "onepix.jobs", *command]
         return subprocess.Popen(job, cwd=study.folder, stderr=said, env=threads)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hostile import SCRIPT, tree
 from PIL import Image
-from studies import ONE_THREAD, new_study
+from studies import new_study
 
 from onepix.datasets.arrays import load_arrays
 
@@ -70,7 +70,7 @@ def test_a_whole_study_of_hostile_names(place):
         "results": HOSTILE.replace("/", "_"),
     }
     before = tree(place.folder.parent)
-    run = place.snakemake(*ONE_THREAD, config=config)
+    run = place.snakemake(config=config)
     assert run.returncode == 0, run.stdout
     results = place.folder / config["results"]
     assert (results / "provenance.csv").is_file()

@@ -12,7 +12,7 @@ rule attack:
         layout.log("attack", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
-    threads: 2
+    threads: THREADS
     resources:
         gpu=GPU,
         mem_mb=growing(4000),

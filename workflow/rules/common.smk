@@ -6,12 +6,14 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.common.configfile import load_configfile
 from snakemake.settings.types import DeploymentMethod
+from snakemake.utils import update_config
 
 # Imported names would hide Snakemake's own, such as `parse` and `report`: so most imports here are modules.
 import onepix.config.study
 from onepix.config.reading import canonical
-from onepix.engine import gpus
+from onepix.engine import gpus, machine
 from onepix.errors import OnepixError
 from onepix.files import closure, layout
 from onepix.study import runs
@@ -51,7 +53,20 @@ def told(function, *arguments):
         sys.exit(f"onepix: {error}")
 
 
-CONFIG = told(onepix.config.study.parse, config, " + ".join(map(str, workflow.configfiles)))
+def configuration():
+    """Read again what Snakemake has read: it loses the lines, and takes 10:49 for 649 and `no` for false."""
+    given = workflow.config_settings
+    replaced = given.replace_workflow_config and given.config and not given.configfiles
+    files = [] if replaced else workflow.configfiles
+    as_snakemake_reads = {}
+    for values in (*map(load_configfile, files), given.config):
+        update_config(as_snakemake_reads, values)
+    if config == as_snakemake_reads:
+        return told(functools.partial(onepix.config.study.load, options=given.config_args), *map(Path, files))
+    return told(onepix.config.study.parse, config, "config")  # another workflow has made it, for this module
+
+
+CONFIG = configuration()
 LAYOUT = CONFIG.layout
 RUN = ("{dataset}", "{network}", "{attack}")
 
@@ -62,17 +77,28 @@ of_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_met
 os.environ.update(ONEPIX_PYTHON="python" if of_conda else sys.executable)
 
 GPU = 0 if CONFIG.engine.device == "cpu" else 1  # per job that runs a network
+IS_HERE = workflow.is_main_process and workflow.resource_settings.nodes is None  # where jobs run: not on a cluster
 
 
-def count_gpus():
-    """Limit jobs that run a network to the number of GPUs; without GPUs, only cores are the limit."""
-    if GPU and workflow.is_main_process and "gpu" not in workflow.global_resources:  # --resources gpu=2 wins
-        count = len(gpus.visible()) if CONFIG.engine.device in ("auto", "cuda") else 1
-        if count:
-            workflow.register_resource("gpu", count)
+def gpus_here():
+    """Return the number of GPUs for jobs on this machine."""
+    if not (IS_HERE and GPU):
+        return 0
+    return len(gpus.visible()) if CONFIG.engine.device in ("auto", "cuda") else 1
 
 
-count_gpus()
+def limit(resource, amount):
+    """Limit what jobs on this machine need together, unless the user has set it, as by --resources gpu=2."""
+    if IS_HERE and amount and resource not in workflow.global_resources:
+        workflow.register_resource(resource, amount)
+
+
+GPUS = gpus_here()
+limit("gpu", GPUS)  # without GPUs, the limits are cores and memory
+limit("mem_mb", machine.memory_mb())
+
+# Per job that runs a network. On a CPU, two jobs of one thread are up to twice as fast as one of two.
+THREADS = 2 if GPU and (GPUS or not IS_HERE) else 1
 
 
 def growing(amount):
@@ -137,35 +163,3 @@ wildcard_constraints:
     attack="|".join(map(re.escape, CONFIG.attacks)),
     chunk=r"\d{6}-\d{6}",
     selection=r"first-\d+|per-class-\d+-seed-\d+",
-
-
-def run_figure(name):
-    """Declare a figure of a run as part of the report."""
-    return report(
-        LAYOUT.figure(RUN, name, "png"),
-        caption=f"../report/{'strip' if name.startswith('strip_') else name}.rst",
-        category="Figures",
-        subcategory="{network}",
-        labels={"figure": name.replace("_", " "), "dataset": "{dataset}", "attack": "{attack}"},
-    )
-
-
-def chart(name):
-    """Declare a chart of all runs as part of the report."""
-    return report(
-        LAYOUT.chart(name, "png"),
-        caption=f"../report/{name}.rst",
-        category="Figures",
-        subcategory="all networks",
-        labels={"figure": name.replace("_", " "), "dataset": "all", "attack": "all"},
-    )
-
-
-def provenance_report(name, path):
-    """Declare a file as part of the report, which shows pages and offers other files for download."""
-    return report(
-        path,
-        caption=f"../report/{name}.rst",
-        category="Provenance",
-        labels={"what": name, "as": path.suffix[1:]},
-    )

@@ -13,7 +13,7 @@ rule transfer:
         layout.log("transfer", "{dataset}", "{network}", "{attack}"),
     conda:
         "../../environment.yml"
-    threads: 2
+    threads: THREADS
     resources:
         gpu=GPU,
         mem_mb=growing(4000),
