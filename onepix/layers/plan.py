@@ -86,7 +86,12 @@ class Plan:
         return whole
 
 
-def plan(network: nn.Module, shape: tuple[int, int, int], layers: Literal["auto"] | Sequence[str] = "auto") -> Plan:
+def plan(
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    layers: Literal["auto"] | Sequence[str] = "auto",
+    what: str = "layers",
+) -> Plan:
     """Find out what is followed in a network.
 
     The network runs once, on artificial images, and every torch call is followed. It is left as it was.
@@ -101,6 +106,8 @@ def plan(network: nn.Module, shape: tuple[int, int, int], layers: Literal["auto"
         Glob patterns of names, or "auto": convolutions, activations, attention, pooling, linear layers, sums and
         concatenations of what depends on the image, as modules or functions; and blocks. A block whose output is that
         of its last layer is not repeated; one that ends in a functional operation stands for it.
+    what : str
+        Begins error messages.
 
     Raises
     ------
@@ -108,7 +115,7 @@ def plan(network: nn.Module, shape: tuple[int, int, int], layers: Literal["auto"
         If the network cannot run on such images, or a part of it is TorchScript.
     """
     planner = _Planner(network)
-    with trial_run(network, "layers", shape), observed(network, planner):
+    with trial_run(network, what, shape), observed(network, planner):
         images = made_up_images(network, IMAGES, shape)
         planner.enter(images, axes_of_images(images.shape))
         with planner:
@@ -197,7 +204,8 @@ class _Planner(TorchFunctionMode):
         name, main = self._steps.name_of(key), main_output(output)
         if not any(key[:2]) or main is None or main.ndim < 2:
             return
-        axes = self._axes_of(main)
+        # What depends on no image, like a learnt token, has images first, or none.
+        axes = self._axes_of(main) if main in self._known else Axes(0 if len(main) == IMAGES else None)
         images = axes.own
         moved = main if images is None else main.movedim(images, 0)
         grid = _moved(axes.grids[0], images) if len(axes.grids) == 1 and images is not None else None

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from onepix.errors import OnepixError
-from onepix.layers.outputs import main_output
 from onepix.layers.steps import (
     NEW,
     Key,
@@ -167,9 +166,8 @@ class _Tracer(TorchFunctionMode):
         self._note(self._steps.left(name), output)
 
     def _note(self, key: Key, output: Any) -> None:
-        main = main_output(output)
-        followed = main is not None and main in self._known
-        self.layers[self._steps.name_of(key)] = self._field(main) if main is not None and followed else None
+        followed = isinstance(output, Tensor) and output in self._known
+        self.layers[self._steps.name_of(key)] = self._field(output) if followed else None
 
     def __torch_function__(
         self,

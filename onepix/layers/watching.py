@@ -67,12 +67,13 @@ class _Watcher(TorchFunctionMode):
         super().__init__()
         self.planned = planned
         self._network, self._layers, self._see = network, layers, see
-        self._steps, self._planning = Steps(network), False
+        self._steps = Steps(network)
+        self._idle = False  # while a plan is made, or an output is looked at
         self._followed: Mapping[Key, Step] = {}
         self._functions: set[tuple[str, str]] = set()
 
     def entered(self, name: str, inputs: object) -> None:
-        if self._planning:
+        if self._idle:
             return
         if not name:
             self._begin(inputs)
@@ -81,17 +82,22 @@ class _Watcher(TorchFunctionMode):
     def _begin(self, images: object) -> None:
         """Make a plan, if there is none yet, and count all calls anew."""
         if self.planned is None:
-            self._planning = True
-            try:
+            with self._resting():
                 self.planned = plan(self._network, _shape(images), self._layers)
-            finally:
-                self._planning = False
         self._followed = self.planned.followed
         self._functions = {(module, function) for module, function, _ in self._followed}
         self._steps = Steps(self._network)
 
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        self._idle = True
+        try:
+            yield
+        finally:
+            self._idle = False
+
     def left(self, name: str, _inputs: object, output: Any) -> Any:
-        if self._planning:
+        if self._idle:
             return None
         step = self._followed.get(self._steps.left(name))
         return None if step is None else self._shown(step, output)
@@ -105,7 +111,7 @@ class _Watcher(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if self._planning or self._steps.closed:
+        if self._idle or self._steps.closed:
             return output
         function = function_of(func)
         if (self._steps.running, function) not in self._functions:
@@ -128,10 +134,11 @@ class _Watcher(TorchFunctionMode):
         main = main_output(output)
         if main is None or step.images is None or main.ndim != len(step.shape) + 1:
             return None
-        images_first = main.movedim(step.images, 0)
+        images_first = main.movedim(step.images, 0) if step.images else main
         if images_first.shape[1:] != step.shape:  # these images take another way through the network
             return None
-        changed = self._see(step.name, step.operator, images_first)
+        with self._resting():
+            changed = self._see(step.name, step.operator, images_first)
         return None if changed is None else with_main_output(output, changed.movedim(0, step.images))
 
 
