@@ -6,6 +6,7 @@ are; any other call is tried on random numbers: what changes in its output if ha
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from onepix.layers.steps import JOINING, MOVING, function_of, tensors
+from onepix.layers.steps import ATTENTION, ELEMENTWISE, JOINING, MOVING, function_of, tensors
 
 IMAGES = 2  # in the batch that is followed
 
@@ -108,11 +109,17 @@ def axes_after(
         found = rule(known[given], given, results[0])
         if found is not None:
             return [(result, found if result.ndim == given.ndim else UNKNOWN) for result in results]
+    query = args[0] if args else kwargs.get("query")
+    if function in ATTENTION and isinstance(query, Tensor) and query in known and _along_tokens(known[query], query):
+        return [(results[0], known[query]), *((result, UNKNOWN) for result in results[1:])]
+    axes = known[followed[0]]
+    if function in ELEMENTWISE and all(known[one] == axes and one.shape == results[0].shape for one in followed):
+        return [(result, axes) for result in results]
     grows = function not in MOVING - {"pad"} and function not in JOINING
     try:
         trial = _Trial(func, args, kwargs, written, known)
         found_by_trial = [trial.axes(index, grows) for index in range(len(results))]
-    except ZeroDivisionError:  # a function may refuse random numbers in any way; nothing is known then
+    except Exception:  # a function may refuse random numbers in any way; nothing is known then
         return [(result, UNKNOWN) for result in results]
     return list(zip(results, found_by_trial, strict=True))
 
@@ -139,6 +146,12 @@ def _pointwise_on_last(axes: Axes, before: Tensor, _after: Tensor) -> Axes | Non
     if axes.images == last:
         return UNKNOWN
     return Axes(axes.images, axes.each, tuple(grid for grid in axes.grids if last not in (grid.y, grid.x)))
+
+
+def _along_tokens(axes: Axes, query: Tensor) -> bool:
+    """Tell whether attention keeps all axes of its query: not where it is over channels."""
+    last = query.ndim - 1
+    return axes.images != last and all(last not in (grid.y, grid.x) for grid in axes.grids)
 
 
 def _unchanged(axes: Axes, before: Tensor, after: Tensor) -> Axes | None:
@@ -187,7 +200,12 @@ class _Trial:
         values = torch.rand(like.shape, generator=self._draw).to(like.device)
         if like.dtype == torch.bool:
             return values < 0.5
-        return ((2 * values - 1) if signed else (values + 0.5)).to(like.dtype)
+        if signed:
+            return (2 * values - 1).to(like.dtype)
+        if like.ndim < 2:  # a variance, perhaps
+            return (values + 0.5).to(like.dtype)
+        # As weights are at first: with larger ones, attention would look at one token only, and others not matter.
+        return ((2 * values - 1) * math.sqrt(3 * len(like) / max(like.numel(), 1))).to(like.dtype)
 
     def _run(self, changed: Mapping[int, Tensor]) -> list[Tensor]:
         """Call the function, where elements of some arguments are other ones: `changed` holds masks."""
@@ -337,18 +355,17 @@ def _in_order(first: Tensor, later: Tensor) -> bool:
 
 def _tokens(grid: Grid, axis: int, halves: Sequence[Sequence[Tensor]]) -> Grid | None:
     """Return the grid whose tokens lie along an axis, if the halves reach just the tokens that they should."""
-    size = len(halves[0][0])
-    for first in range(size - grid.height * grid.width + 1):
-        candidate = Grid(axis, axis, grid.height, grid.width, first)
-        blank = torch.empty([1] * axis + [size])
-        wanted = [[_half(blank, candidate, of, later).flatten() for later in (False, True)] for of in (0, 1)]
-        if all(
-            torch.equal(one.cpu(), other)
-            for pair, expected in zip(halves, wanted, strict=True)
-            for one, other in zip(pair, expected, strict=True)
-        ):
-            return candidate
-    return None
+    reached = (halves[0][0] | halves[0][1]).nonzero().flatten().tolist()
+    size, first = len(halves[0][0]), reached[0] if reached else 0
+    if first + grid.height * grid.width > size:
+        return None
+    found = Grid(axis, axis, grid.height, grid.width, first)
+    blank = torch.empty([1] * axis + [size])
+    for of, pair in enumerate(halves):
+        for later, half in zip((False, True), pair, strict=True):
+            if not torch.equal(half.cpu(), _half(blank, found, of, later).flatten()):
+                return None
+    return found
 
 
 def laid_out(output: Tensor, grid: Grid | None) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,7 @@ from onepix.layers.outputs import main_output
 from onepix.layers.steps import (
     AUTO,
     NEW,
+    REDUCING,
     Key,
     Steps,
     function_of,
@@ -178,11 +179,11 @@ class _Planner(TorchFunctionMode):
         function, closed = function_of(func), self._steps.closed
         key = None if closed else self._steps.called(function)
         given = [(tensor, version(tensor), tensor.shape) for tensor in tensors((args, kwargs))]
-        operands = sum(tensor in self._known for tensor, *_ in given)
+        before = [self._axes_of(tensor) for tensor, *_ in given if tensor in self._known]
         outputs = func(*args, **kwargs)
-        if not operands or func in NEW:
+        if not before or func in NEW:
             return outputs
-        written = [tensor for tensor, before, _ in given if version(tensor) != before]
+        written = [tensor for tensor, number, _ in given if version(tensor) != number]
         if any(tensor.shape != shape for tensor, _, shape in given):
             found = [(tensor, UNKNOWN) for tensor in (*tensors(outputs), *written)]
         else:
@@ -191,7 +192,9 @@ class _Planner(TorchFunctionMode):
             found.append((base, self._axes_of(base)))
         for tensor, axes in found:
             self.enter(tensor, axes)
-        operator = operator_of_call(function, operands)
+        operator = operator_of_call(function, len(before))
+        if function in REDUCING and len(before[0].grids) == 1 and not found[0][1].grids:
+            operator = "pooling"
         if key and operator and any(tensor.is_floating_point() for tensor in tensors(outputs)):
             self._note(key, operator, outputs)
         return outputs
@@ -226,14 +229,26 @@ class _Planner(TorchFunctionMode):
                 if ran.step.operator != "block" or same is None:
                     wanted.append(ran)
         left_out = [ran for ran in self._ran if ran.functional and not any(other.same_output(ran) for other in wanted)]
-        unfollowed = [ran.step.name for ran in left_out if ran.step.operator == "other"]
-        unfollowed += [f"{ran.step.name}: {ran.step.fault}" for ran in wanted if ran.step.fault]
-        unfollowed += [f"{name}: computed outside of torch" for name in self._outside]
+        unfollowed = [(ran.step.name, "") for ran in left_out if ran.step.operator == "other"]
+        unfollowed += [(ran.step.name, ran.step.fault) for ran in wanted if ran.step.fault]
+        unfollowed += [(name, "computed outside of torch") for name in self._outside]
         return Plan(
             {ran.key: ran.step for ran in wanted if ran.step.images is not None},
             tuple(ran.step.name for ran in self._ran),
-            tuple(dict.fromkeys(unfollowed)),
+            _grouped(unfollowed),
         )
+
+
+def _grouped(entries: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Return a short list of names and reasons: names that differ in numbers only become one pattern."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, reason in entries:
+        pattern = ".".join("*" if part.isdigit() else part for part in name.partition("#")[0].split("."))
+        groups.setdefault((pattern, reason), []).append(name)
+    return tuple(
+        (names[0] if len(names) == 1 else f"{pattern} (×{len(names)})") + (f": {reason}" if reason else "")
+        for (pattern, reason), names in groups.items()
+    )
 
 
 def _moved(grid: Grid, images: int) -> Grid:

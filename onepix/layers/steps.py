@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ JOINING = {
     **dict.fromkeys(("add", "iadd", "radd"), "sum"),
     **dict.fromkeys(("cat", "concat", "concatenate", "hstack", "vstack", "dstack", "stack"), "concatenation"),
 }
+REDUCING = {"mean", "amax", "max", "sum"}  # pooling, where they leave no position
 ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 # Not steps: what moves values, arithmetic with a constant, normalisation and dropout.
 MOVING = {
@@ -92,6 +94,7 @@ ARITHMETIC = {
     *("div", "idiv", "truediv", "itruediv", "true_divide", "divide", "stack", "positive"),
 }
 
+ELEMENTWISE = (ACTIVATIONS - {"glu"}) | (ARITHMETIC - {"stack"}) | {"dropout"}
 # Calls that use only the dtype, the device or the shape of a tensor.
 NEW: set[Callable[..., Any]] = {
     *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like),
@@ -232,8 +235,10 @@ def observed(network: nn.Module, observer: Observer) -> Iterator[None]:
 
             undo.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             undo.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
-        # A compiled module would run without its hooks.
-        undo.enter_context(torch.compiler.set_stance("force_eager"))
+        if (
+            "torch._dynamo" in sys.modules
+        ):  # a compiled module would run without its hooks; to import this takes seconds
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
