@@ -264,7 +264,9 @@ def trial_run(network: nn.Module, what: str, shape: tuple[int, int, int]) -> Ite
             # Inference tensors have no version counter, which shows that a call writes in place.
             with torch.inference_mode(False), torch.no_grad():
                 yield
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        except OnepixError:
+            raise
+        except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise OnepixError(
                 f"{what}: the network cannot run on an image of (channels, height, width) {shape}: {reason}"

@@ -47,6 +47,8 @@ class CheckedPair:
         Peak memory of the process (on a GPU: of PyTorch's tensors), in bytes.
     passes : float or None
         Candidates screened per second.
+    unfollowed : list of str
+        What propagation does not follow in the network, or not as maps: see `onepix.layers.plan.Plan`.
     weights : str
         Where the weights come from.
     verified : str
@@ -67,6 +69,7 @@ class CheckedPair:
     scaling: dict[str, Any] = dataclasses.field(default_factory=dict)
     memory: int | None = None
     passes: float | None = None
+    unfollowed: list[str] = dataclasses.field(default_factory=list)
     weights: str = ""
     verified: str = ""
     fetches: list[str] = dataclasses.field(default_factory=list)
@@ -282,6 +285,7 @@ def _try_out(row: CheckedPair, config: Config, classifier: "Classifier", few: "I
     from onepix.attacks.search import PASSES_PER_ROUND
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
+    from onepix.layers.plan import plan
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
@@ -291,6 +295,8 @@ def _try_out(row: CheckedPair, config: Config, classifier: "Classifier", few: "I
         correct = logits.argmax(1).cpu() == torch.from_numpy(few.labels)
         row.accuracy = int(correct.sum()), len(few.labels)
     row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
+    height, width, channels = few.images.shape[1:]
+    row.unfollowed = [*plan(classifier.network, (channels, height, width), config.propagation.layers).unfollowed]
 
 
 def _peak_memory() -> int | None:

@@ -33,6 +33,10 @@ def show(config: Config, rows: Iterable[CheckedPair]) -> int:
     for text in dict.fromkeys(text for row in found for text in row.fetches):
         console.print(f"to be fetched: {text}", soft_wrap=True, markup=False)
     for row in found:
+        if row.unfollowed:
+            unfollowed = f"{row.dataset} × {row.network}: not followed, or not as maps: {', '.join(row.unfollowed)}"
+            console.print(unfollowed, soft_wrap=True, markup=False)
+    for row in found:
         if row.fault:
             console.print(f"{row.dataset} × {row.network}: {row.fault}", soft_wrap=True, markup=False, style="red")
     unused = [name for name in config.networks if all(name != row.network for row in found)]
