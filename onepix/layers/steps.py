@@ -204,7 +204,8 @@ class Steps:
         name = name if self._names[name] == 1 else f"{name}#{self._names[name]}"
         while name in self._modules and name != module:  # a module may have any name
             name += "#"
-        return name.encode(errors="backslashreplace").decode()
+        # What cannot be stored as text is written as an escape.
+        return name.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
     def _counted(self, module: str, function: str) -> Key:
         self._calls[module, function] += 1
