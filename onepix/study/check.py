@@ -60,6 +60,8 @@ class CheckedPair:
         Peak memory of the process (on a GPU: of PyTorch's tensors), in bytes.
     passes : float or None
         Candidates screened per second.
+    unfollowed : list of str
+        What propagation does not follow in the network, or not as maps: see `onepix.layers.plan.Plan`.
     weights : str
         Where the weights come from.
     verified : str
@@ -89,6 +91,7 @@ class CheckedPair:
     scaling: dict[str, Any] = dataclasses.field(default_factory=dict)
     memory: int | None = None
     passes: float | None = None
+    unfollowed: list[str] = dataclasses.field(default_factory=list)
     weights: str = ""
     verified: str = ""
     taken: str = ""
@@ -347,6 +350,7 @@ def _try_out(
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
     from onepix.engine.trial import tried
+    from onepix.layers.plan import plan
     from onepix.networks.storing import refuse_what_is_lost, stored_and_loaded
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
@@ -364,6 +368,8 @@ def _try_out(
     refuse_what_is_lost(classifier, again, pictures[:2])
     _follow_one(row, config, classifier, dataclasses.replace(few.select(few.ids[:1].tolist()), labels=seen[:1]))
     row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
+    height, width, channels = few.images.shape[1:]
+    row.unfollowed = [*plan(classifier.network, (channels, height, width), config.propagation.layers).unfollowed]
 
 
 def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", image: "ImageSet") -> None:

@@ -43,6 +43,9 @@ def show(config: Config, rows: Iterable[CheckedPair]) -> int:
     for text in dict.fromkeys(text for row in found for text in row.fetches):
         console.print(f"to be fetched: {text}", soft_wrap=True, markup=False)
     for row in found:
+        if row.unfollowed:
+            unfollowed = f"{row.dataset} × {row.network}: not followed, or not as maps: {', '.join(row.unfollowed)}"
+            console.print(unfollowed, soft_wrap=True, markup=False)
         for said in notes(row):
             console.print(f"{row.dataset} × {row.network}: {said}", soft_wrap=True, markup=False, style="yellow")
         if row.fault:

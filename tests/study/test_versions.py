@@ -106,12 +106,12 @@ def test_what_was_written_before_versions_were_stated_is_of_the_first(layout):
         rewritten(manifest, format=None, version=None)
     rewritten(layout.chunk("attack", RUN, "000000-000003"), PART, format=None, version=None)
     readers = read_all(layout)
-    with pytest.raises(OnepixError, match="attack records of version 1, expected version 2"):
-        readers.pop("attack")()
+    for name in ("attack", PART):  # these have had a second version since
+        with pytest.raises(OnepixError, match="of version 1, expected version 2"):
+            readers.pop(name)()
     for reader in readers.values():
         reader()
-    (line,) = outdated(layout.manifests())
-    assert line.startswith("1 result holds attack records of version 1, expected version 2")
+    assert any("attack records of version 1, expected version 2" in line for line in outdated(layout.manifests()))
 
 
 @pytest.mark.parametrize("name", ["attack", PART, "propagation", "locality"])
