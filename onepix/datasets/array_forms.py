@@ -138,7 +138,7 @@ def _labels_of(name: str, others: Sequence[str]) -> str:
 
 
 def _shared(first: str, second: str) -> int:
-    return len(os.path.commonprefix([first, second]))
+    return next((n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
 
 
 def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:

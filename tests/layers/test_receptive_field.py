@@ -328,7 +328,7 @@ def test_module_that_torch_cannot_show_sees_the_whole_image(unseen: nn.Module) -
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 def test_torchscript_is_refused() -> None:
     network = nn.Sequential(nn.ReLU(), torch.jit.script(nn.Conv2d(4, 4, 3))).train()
-    with pytest.raises(OnepixError, match=r"^receptive fields: module '1' is TorchScript"):
+    with pytest.raises(OnepixError, match=r"^network Sequential: its module 1 is TorchScript"):
         receptive_fields(network, (4, 6, 5))
     assert network[0].training
     assert not network[0]._forward_hooks
