@@ -46,7 +46,8 @@ def test_packages_and_relative_imports(write, tmp_path):
         pkg__in__shared="",
         pkg__in__unused="",
         pkg__in__nets__in____init__="",
-        pkg__in__nets__in__small="from . import blocks\nfrom .. import tools\nfrom ..more.parts import x\nimport beside\n",
+        pkg__in__nets__in__small="import beside\nfrom . import blocks\nfrom .. import tools\nfrom ..more.parts "
+        "import x\n",
         pkg__in__nets__in__blocks="",
         pkg__in__tools="from pkg.late import *\n",
         pkg__in__late="",
