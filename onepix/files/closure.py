@@ -51,7 +51,7 @@ def _files(folder: Path, name: str) -> Iterator[Path]:
 def _imported(folder: Path, file: Path, _modified: int, _size: int) -> frozenset[Path]:
     """Return the files that run through the imports of a file; after an edit, the file is parsed again."""
     names: set[str] = set()
-    for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in statements(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -60,13 +60,13 @@ def _imported(folder: Path, file: Path, _modified: int, _size: int) -> frozenset
     return frozenset(imported for name in ours for imported in _files(folder, name))
 
 
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
+def statements(node: ast.AST) -> Iterator[ast.AST]:
     """Walk through a tree, except the parts that only a type checker reads."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for otherwise in child.orelse:
                 yield otherwise
-                yield from _statements(otherwise)
+                yield from statements(otherwise)
         else:
             yield child
-            yield from _statements(child)
+            yield from statements(child)

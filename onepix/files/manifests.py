@@ -26,12 +26,12 @@ def digest(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
-    return _names_and_contents(path, files_in(path))
+    return names_and_contents(path, files_in(path))
 
 
 def source_digest(module: str) -> str:
     """Return the SHA-256 of names and contents of all that a module depends on: which code ran, exactly."""
-    return _names_and_contents(Path(onepix.__file__).parent, closure(module))
+    return names_and_contents(Path(onepix.__file__).parent, closure(module))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,8 @@ def versions() -> Mapping[str, str]:
     )
 
 
-def _names_and_contents(folder: Path, files: Iterable[Path]) -> str:
+def names_and_contents(folder: Path, files: Iterable[Path]) -> str:
+    """Return the SHA-256 of names (relative to a folder) and contents of files."""
     whole = hashlib.sha256()
     for file in files:
         whole.update(f"{file.relative_to(folder).as_posix()}\0{digest(file)}\n".encode())

@@ -22,6 +22,7 @@ Table = Annotated[Path, typer.Option(help="A table, CSV.")]
 Output = Annotated[Path, typer.Option(help="File to write; further files go next to it.")]
 Fetched = Annotated[Path | None, typer.Argument(help="File of an earlier job, if this job needs one.")]
 Files = Annotated[list[Path], typer.Argument(help="Manifests or tables that earlier jobs wrote.")]
+OF_NETWORK = ("architecture", "arguments", "code", "package", "mean", "std", "logits", "weights")
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -66,9 +67,8 @@ def _driver() -> str:
 
 
 def _network(manifest: Path | None) -> Mapping[str, Any]:
-    """Return a network's architecture, the origin of its weights, its input scaling, and what its logits are."""
+    """Return a network's architecture, the origin of its code and weights, and its input scaling."""
     if manifest is None:
         return {}
     metadata = read_manifest(manifest)["metadata"]
-    keys = ("architecture", "mean", "std", "weights", "logits")
-    return {"network": {key: metadata[key] for key in keys if key in metadata}}
+    return {"network": {key: metadata[key] for key in OF_NETWORK if key in metadata}}

@@ -7,8 +7,9 @@ from onepix.config.networks import Network
 from onepix.files.layout import name_of
 from onepix.files.manifests import write_manifest
 from onepix.jobs.inputs import Fetched, JsonText, Output, read_settings
+from onepix.networks.matching import told
 from onepix.networks.sources import find, load_classifier
-from onepix.networks.storing import made_up_images, refuse_what_is_lost, stored_and_loaded, stored_metadata
+from onepix.networks.storing import made_up_images, refuse_what_is_lost, stored_and_loaded
 from onepix.networks.weights import read_metadata, save_classifier
 
 
@@ -27,11 +28,8 @@ def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
     source = find(job.network, trained)
     classifier, metadata = load_classifier(job.network, source)
     classifier.name = name_of(output)
-    metadata = stored_metadata(job.network, metadata)
-    again, images = (
-        stored_and_loaded(classifier, job.network, metadata),
-        made_up_images(classifier, job.network.channels),
-    )
+    again = stored_and_loaded(classifier, job.network, metadata)
+    images = made_up_images(classifier, metadata["channels"])
     if images is not None:  # else it takes other sizes
         refuse_what_is_lost(classifier, again, images)
         metadata["logits"] = classifier.part
@@ -40,3 +38,5 @@ def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
     write_manifest(output, data, job.model_dump(mode="json"), __name__, metadata=read_metadata(data))
     verified = f" (verified {source.verified})" if source.sha256 else ""
     typer.echo(f"weights of {name_of(output)}: {source.origin}{verified}")
+    if said := told(metadata["weights"]):
+        typer.echo(f"weights of {name_of(output)}: {said}")

@@ -1,17 +1,18 @@
 """Architectures by name."""
 
-import importlib
 import re
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from onepix.config.networks import TORCHVISION, factory_of
 from onepix.errors import OnepixError
 from onepix.names import nearest
 from onepix.networks.allconv import AllConvolutional
 from onepix.networks.densenet import DenseNet
+from onepix.networks.factories import run_factory
 from onepix.networks.keras_resnet import KerasResNet
 from onepix.networks.lenet import LeNet
 from onepix.networks.nin import NetworkInNetwork
@@ -32,8 +33,8 @@ FAMILIES: dict[str, tuple[re.Pattern[str], Callable[..., nn.Module]]] = {
     "densenet": (re.compile(r"densenet-bc-(?P<depth>\d+)-(?P<growth>\d+)"), DenseNet),
     "vit": (re.compile(r"vit-lite-(?P<depth>\d+)-(?P<patch>\d+)"), vit_lite),
 }
-TORCHVISION = "torchvision:"
-FACTORY = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+DEFAULT_CHANNELS = 3
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KINDS = (
     "lenet, lenet-k3 (or another kernel), resnet20 or keras-resnet32 (or another depth 6n + 2), nin, allconv, vgg16, "
     "wrn-28-10 (or another depth 6n + 4, any width), densenet-bc-100-12 (or another depth 6n + 4, any growth), "
@@ -51,7 +52,28 @@ def default_classes(architecture: str) -> int:
     return 1000 if architecture.startswith(TORCHVISION) else 10
 
 
-def build(architecture: str, classes: int | None = None, channels: int = 3) -> nn.Module:
+def channels_of(network: nn.Module, stated: Sequence[float] | float | None) -> int:
+    """Return how many channels the images of a factory's network have.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    stated : sequence of float, or float, or None
+        Its `mean`. Several numbers are one per channel; otherwise the first convolution takes the image.
+    """
+    if isinstance(stated, Sequence) and len(stated) > 1:
+        return len(stated)
+    first = next((module for module in network.modules() if isinstance(module, CONVOLUTIONS)), None)
+    return DEFAULT_CHANNELS if first is None or is_lazy(first.weight) else int(first.in_channels)
+
+
+def build(
+    architecture: str,
+    classes: int | None = None,
+    channels: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Return a network with fresh weights.
 
     Parameters
@@ -60,12 +82,14 @@ def build(architecture: str, classes: int | None = None, channels: int = 3) -> n
         One of onepix: `lenet`, `lenet-kK` for kernels of K × K in place of 5 × 5, `resnetN` for any N = 6n + 2,
         `keras-resnetN` for the same depths (pre-activation), `nin`, `allconv`, `vgg16`, `wrn-N-W` and
         `densenet-bc-N-K` for any N = 6n + 4, `vit-lite-N-P`; or `torchvision:NAME`, a classification network of
-        torchvision; or `package.module:factory`, a callable without arguments that is imported from the working
-        folder or the Python path.
+        torchvision; or `package.module:factory`, a callable that is imported from the working folder or the Python
+        path; it may belong to a class, as in `package.module:Network.small`.
     classes : int, optional
         Number of classes; default: 1000 for torchvision's networks, else 10.
-    channels : int
-        Number of image channels. A factory sets both itself.
+    channels : int, optional
+        Number of image channels; default: 3. A factory sets both itself.
+    arguments : mapping, optional
+        Keyword arguments of a factory.
 
     Raises
     ------
@@ -73,7 +97,9 @@ def build(architecture: str, classes: int | None = None, channels: int = 3) -> n
         If the name is unknown, the architecture cannot be built with such numbers, or the factory cannot be imported,
         raises, or returns no nn.Module.
     """
-    classes = classes or default_classes(architecture)
+    if factory := factory_of(architecture):
+        return run_factory(*factory, arguments or {})
+    classes, channels = classes or default_classes(architecture), channels or DEFAULT_CHANNELS
     for name, constructor in FAMILIES.values():
         if match := name.fullmatch(architecture):
             numbers = {key: int(number) for key, number in match.groupdict().items() if number is not None}
@@ -83,8 +109,6 @@ def build(architecture: str, classes: int | None = None, channels: int = 3) -> n
                 raise OnepixError(f"network architecture '{architecture}': {error}") from None
     if architecture.startswith(TORCHVISION):
         return _from_torchvision(architecture.removeprefix(TORCHVISION), classes, channels)
-    if match := FACTORY.fullmatch(architecture):
-        return _from_factory(match[1], match[2])
     raise OnepixError(f"network architecture '{architecture}' is unknown; expected {KINDS}")
 
 
@@ -102,17 +126,4 @@ def _from_torchvision(name: str, classes: int, channels: int) -> nn.Module:
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
     if isinstance(network, torchvision.models.GoogLeNet | torchvision.models.Inception3):
         network.aux_logits = False  # in training they would return further logits, which nothing here uses
-    return network
-
-
-def _from_factory(module: str, name: str) -> nn.Module:
-    where = f"network architecture '{module}:{name}'"
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        network = getattr(importlib.import_module(module), name)()
-    except Exception as error:  # the user's code may raise anything, and the user must learn what and where
-        raise OnepixError(f"{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise OnepixError(f"{where}: returned {type(network).__name__}, expected a torch.nn.Module")
     return network

@@ -6,21 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onepix.config.networks import Network
+from torch import nn
+
+from onepix.config.networks import Network, factory_of
 from onepix.errors import OnepixError
 from onepix.files.fetching import cached_path, fetch, verify
 from onepix.files.located import located
 from onepix.files.manifests import digest
 from onepix.names import nearest
-from onepix.networks.build import build
+from onepix.networks.build import build, channels_of
 from onepix.networks.checkpoints import read_tensors
 from onepix.networks.classifier import Classifier
+from onepix.networks.factories import origin_of
 from onepix.networks.gate import refuse_uninitialised
-from onepix.networks.weights import bundled, fill, read_metadata
+from onepix.networks.weights import bundled, fill, read_metadata, tensors_digest
 
 if TYPE_CHECKING:  # imported where it is used: it costs start-up time
     from torchvision.models import WeightsEnum
 
+OF_FACTORY = ("arguments", "code", "package")  # metadata of the network that a file was written for
 WHOLE = 64  # hexadecimal digits of a SHA-256
 RESCALING = ("googlenet", "inception_v3")  # torchvision's networks scale their input again; 0.5 is the sum of both
 IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub puts a prefix of the SHA-256 into the name of a file
@@ -110,8 +114,9 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
     classifier : Classifier
         On the CPU, in evaluation mode.
     metadata : dict
-        The metadata of a file of onepix; under `weights`, the origin of the tensors, the SHA-256 of their file, and how
-        it was verified.
+        The metadata of a file of onepix; architecture, classes and channels; under `weights`, the origin of the
+        tensors, the SHA-256 of their file or of the tensors that a factory loaded, how it was verified, and what
+        `onepix.networks.matching.Match.facts` says; of a factory, `arguments`, and `code` or `package`.
 
     Raises
     ------
@@ -119,24 +124,59 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         If the file cannot be fetched, is missing, truncated, has another hash or architecture, or if the input
         scaling is not known.
     """
-    network = build(settings.architecture, settings.classes, settings.channels)
+    network = build(settings.architecture, settings.classes, settings.channels, settings.arguments)
     refuse_uninitialised(network, settings.architecture)
     metadata: dict[str, Any] = {}
     if source.path is not None:
         path = source.path if source.url is None else fetch(source.url, source.sha256 or "")
         if source.url is None and source.sha256 is not None:
             verify(path, source.sha256)
-        fill(network, read_tensors(path, network), f"{path} into {settings.architecture}")
-        metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
-        metadata["weights"] = {"origin": source.origin, "sha256": digest(path), "verified": source.verified}
-    known = {**metadata, **source.scaling}
+        what = f"{path} into {settings.architecture}"
+        taken = fill(network, read_tensors(path, network), what, settings.weights_key)
+        stated = read_metadata(path) if path.suffix == ".safetensors" else {}
+        metadata = {key: value for key, value in stated.items() if key not in OF_FACTORY}
+        weights = {"origin": source.origin, "sha256": digest(path), "verified": source.verified, **taken.facts}
+    else:
+        verified = "a digest of the tensors that the factory made"
+        weights = {"origin": source.origin, "sha256": tensors_digest(network), "verified": verified}
+    mean, std = _scaling(settings, {**metadata, **source.scaling})
+    mean, std = (_per_channel(name, value, settings.channels) for name, value in (("mean", mean), ("std", std)))
+    metadata |= {"weights": weights, **architecture_metadata(settings, network, mean, metadata.get("classes"))}
+    return Classifier(network, mean, std, settings.architecture).eval(), metadata
+
+
+def architecture_metadata(settings: Network, network: nn.Module, mean: Any, classes: int | None) -> dict[str, Any]:
+    """Return the metadata of a network that do not depend on its weights; `classes` if the configuration has none."""
+    factory = factory_of(settings.architecture)
+    return {
+        "architecture": settings.architecture,
+        "classes": settings.classes or classes,
+        "channels": settings.channels or channels_of(network, mean),
+        **({"arguments": settings.arguments} if settings.arguments is not None else {}),
+        **(origin_of(factory[0]) if factory else {}),
+    }
+
+
+def _scaling(settings: Network, known: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return mean and std: those of the configuration, or those that the weights state."""
     mean, std = (getattr(settings, name) or known.get(name) for name in ("mean", "std"))
     if mean is None or std is None:
         raise OnepixError(
             f"network {settings.architecture}: its weights do not state an input scaling; "
             "set mean and std, one number per channel"
         )
-    return Classifier(network, mean, std, settings.architecture).eval(), metadata
+    return mean, std
+
+
+def _per_channel(name: str, value: Any, channels: int | None) -> Any:
+    """Return one number per channel; or one for all channels, where it is not known how many there are."""
+    if isinstance(value, float | int) or (channels is None and len(value) > 1):
+        return value
+    if channels is None:
+        return float(value[0])
+    if len(value) not in (1, channels):
+        raise OnepixError(f"{name} has {len(value)} numbers, expected {channels}, one per channel, or one for all")
+    return tuple(value) * (channels // len(value))
 
 
 def _bundled(architecture: str) -> Path:

@@ -12,25 +12,19 @@ from onepix.config.networks import Network
 from onepix.errors import OnepixError
 from onepix.files.manifests import write_manifest
 from onepix.networks.classifier import Classifier
-from onepix.networks.gate import out_of_memory, told
+from onepix.networks.gate import out_of_memory, telling
 from onepix.networks.weights import load_network_file, save_classifier
 
 SIDES = (32, 224, 28, 64, 96, 128, 160, 192, 256, 299, 384, 512)  # of images that networks are made for
 ROUNDING = 1e-3  # of the largest logit: weights in another order of memory may be summed in another order
 
 
-def stored_metadata(settings: Network, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata with which a network is stored, given those of its weights file."""
-    classes = settings.classes or metadata.get("classes")
-    return {**metadata, "architecture": settings.architecture, "classes": classes, "channels": settings.channels}
-
-
 @torch.inference_mode()
-def made_up_images(classifier: Classifier, channels: int) -> Tensor | None:
+def made_up_images(classifier: Classifier, channels: int | None) -> Tensor | None:
     """Return two random images of the first common size that a network takes; None if it takes none of them."""
     generator = torch.Generator().manual_seed(0)
     for side in SIDES:
-        images = torch.randint(0, 256, (2, side, side, channels), generator=generator, dtype=torch.uint8)
+        images = torch.randint(0, 256, (2, side, side, channels or 3), generator=generator, dtype=torch.uint8)
         try:
             classifier(images.to(classifier.mean.device))
         except OnepixError:
@@ -53,7 +47,7 @@ def stored_and_loaded(classifier: Classifier, settings: Network, metadata: Mappi
     settings : Network
         Its entry in the configuration.
     metadata : mapping
-        From `stored_metadata`.
+        As `save_classifier` takes them.
 
     Returns
     -------
@@ -69,7 +63,7 @@ def stored_and_loaded(classifier: Classifier, settings: Network, metadata: Mappi
         path = Path(folder) / "weights.safetensors"
         save_classifier(classifier, path, metadata)
         write_manifest(path.with_name("manifest.json"), path, {"network": settings.model_dump(mode="json")}, __name__)
-        with told(f"network {classifier.name} cannot be loaded again after it is stored"):
+        with telling(f"network {classifier.name} cannot be loaded again after it is stored"):
             again = load_network_file(path, classifier.mean.device)
     again.name = classifier.name
     return again

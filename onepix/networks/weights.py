@@ -1,5 +1,6 @@
 """Writes and reads weights as safetensors, with metadata that describe the network."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
@@ -10,18 +11,21 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from onepix.config.networks import factory_of
 from onepix.config.reading import canonical
-from onepix.errors import OnepixError
+from onepix.errors import OnepixError, in_line
 from onepix.files.atomic import replacing
 from onepix.files.manifests import read_manifest
-from onepix.networks.build import FACTORY, TORCHVISION, build
+from onepix.files.own_code import own_digest
+from onepix.networks.build import build
 from onepix.networks.classifier import Classifier
-from onepix.networks.gate import refuse_script, told
+from onepix.networks.gate import refuse_script, telling
+from onepix.networks.matching import Match, match
 
 KEY = "onepix"  # one entry for all metadata: several would be written in random order, and files would differ
 NEEDED = {"classes", "channels", "mean", "std"}  # besides the architecture
-COUNTER = "num_batches_tracked"  # of batch normalisation; not used in evaluation
 
 
 def bundled() -> dict[str, Path]:
@@ -40,7 +44,7 @@ def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, A
     """
     refuse_script(classifier.network, classifier.name)
     described = canonical({**metadata, **classifier.scaling})
-    with told(f"network {classifier.name} cannot be stored"):
+    with telling(f"network {classifier.name} cannot be stored"):
         contents = save(_stored_tensors(classifier), metadata={KEY: described})
     with replacing(path) as temporary:
         temporary.write_bytes(contents)
@@ -90,29 +94,62 @@ def _is_scaling(value: Any) -> bool:
     return all(isinstance(number, int | float) for number in (value if isinstance(value, list) else [value]))
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+def tensors_digest(network: nn.Module) -> str:
+    """Return the SHA-256 of a network's tensors: of their names, types, shapes and values."""
+    whole = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        if isinstance(tensor, Tensor) and not is_lazy(tensor):
+            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+            whole.update(values.numpy().tobytes())
+    return whole.hexdigest()
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str, key: str | None = None) -> Match:
     """Load tensors into a network, all of them or none.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Its tensors are replaced; other types of floating point are converted to its own.
+    tensors : mapping of str to Tensor
+        Tensors of a file, among them those of the network under the same or similar names.
+    what : str
+        What is loaded into what, for messages.
+    key : str, optional
+        Which of several sets of tensors is taken, as `onepix.networks.matching.match` says.
+
+    Returns
+    -------
+    Match
+        Which tensors were taken, and what was left over.
 
     Raises
     ------
     OnepixError
-        If tensors are missing, unexpected or have another shape; the message names the first of each.
+        If tensors are missing, of another network, of another shape or quantised; the message names the first of each.
     """
-    expected = network.state_dict()
-    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
-    unexpected = [name for name in tensors if name not in expected and not name.endswith(COUNTER)]
-    shapes = [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} tensors are missing, the first is {missing[0]}")
-    if unexpected:
-        faults.append(f"{len(unexpected)} are unexpected, the first is {unexpected[0]}")
-    if shapes:
-        found, wanted = tuple(tensors[shapes[0]].shape), tuple(expected[shapes[0]].shape)
-        faults.append(f"{len(shapes)} have another shape, the first is {shapes[0]}: {found}, expected {wanted}")
-    if faults:
-        raise OnepixError(f"cannot load {what}: {'; '.join(faults)}")
-    network.load_state_dict({name: tensors.get(name, expected[name]) for name in expected})
+    try:
+        found = match(network, tensors, key)
+        expected = network.state_dict()
+        for name, source in found.names.items():
+            _check_type(source, tensors[source], expected[name])
+        network.load_state_dict({**expected, **{name: tensors[source] for name, source in found.names.items()}})
+    except OnepixError as error:
+        raise OnepixError(f"cannot load {what}: {error}") from None
+    except Exception as error:  # the network may have its own way to load a state dict
+        raise OnepixError(f"cannot load {what}: {in_line(error)}") from error
+    return found
+
+
+def _check_type(name: str, tensor: Tensor, expected: Tensor) -> None:
+    """Refuse numbers that mean something else in the network, such as quantised weights."""
+    other = tensor.is_complex() or not tensor.is_floating_point()
+    if tensor.is_quantized or (other and expected.is_floating_point()):
+        raise OnepixError(
+            f"{name} has the type {str(tensor.dtype).removeprefix('torch.')}, expected floating point; "
+            "if the file is quantised, give the weights from before"
+        )
 
 
 def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classifier:
@@ -131,8 +168,10 @@ def load_network_file(path: Path, device: str | torch.device = "cpu") -> Classif
     metadata = read_metadata(path)
     if not isinstance(metadata.get("architecture"), str) or NEEDED - metadata.keys():
         raise OnepixError(f"{path}: its metadata do not name an architecture; it was not written by onepix")
-    _refuse_foreign_code(metadata["architecture"], path)
-    network = build(metadata["architecture"], metadata["classes"], metadata["channels"])
+    arguments = metadata.get("arguments")
+    _refuse_foreign_code(metadata["architecture"], arguments, path)
+    _refuse_edited_code(metadata, path)
+    network = build(metadata["architecture"], metadata["classes"], metadata["channels"], arguments)
     fill(network, load_file(path), f"{path} into {metadata['architecture']}")
     mean, std = (value if isinstance(value, float) else tuple(value) for value in (metadata["mean"], metadata["std"]))
     return Classifier(network, mean, std, _name(path)).eval().to(device)
@@ -143,16 +182,27 @@ def _name(path: Path) -> str:
     return path.parent.name if path.with_name("manifest.json").is_file() else path.stem
 
 
-def _refuse_foreign_code(architecture: str, path: Path) -> None:
+def _refuse_foreign_code(architecture: str, arguments: Any, path: Path) -> None:
     """Refuse a factory that only the file itself names: building it would run code that the file's author chose.
 
     If the job `networks` wrote the file, its manifest shows that the configuration names the factory.
     """
-    if not FACTORY.fullmatch(architecture) or architecture.startswith(TORCHVISION):
+    if factory_of(architecture) is None:
         return
     manifest = path.with_name("manifest.json")
     chosen = read_manifest(manifest)["settings"].get("network", {}) if manifest.is_file() else {}
-    if chosen.get("architecture") != architecture:
+    if (chosen.get("architecture"), chosen.get("arguments")) != (architecture, arguments):
         raise OnepixError(
             f"{path}: refused: it asks to run {architecture}; name the factory in a configuration instead"
+        )
+
+
+def _refuse_edited_code(metadata: Mapping[str, Any], path: Path) -> None:
+    """Refuse to build a network by other code than that of its stored weights."""
+    factory = factory_of(metadata["architecture"])
+    stored = metadata.get("code")
+    if factory and stored and own_digest(factory[0]) not in (None, stored):
+        raise OnepixError(
+            f"{path}: the code of {metadata['architecture']} was edited since these weights were stored; "
+            "run the workflow again"
         )

@@ -58,6 +58,8 @@ class CheckedPair:
         How their file is verified; empty if it is not.
     logits : str
         Which part of the network's output is taken as its logits; empty if unknown.
+    taken : str
+        Which tensors of the file are the network's, and what was left over; empty where all names are equal.
     fetches : list of str
         What would have to be fetched.
     warnings : list of str
@@ -79,6 +81,7 @@ class CheckedPair:
     weights: str = ""
     verified: str = ""
     logits: str = ""
+    taken: str = ""
     fetches: list[str] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     fault: str = ""
@@ -147,6 +150,9 @@ def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, t
             contextlib.redirect_stderr(nowhere),
         ):
             _find_out(row, config, sample)  # without what networks print, and progress bars
+    except OfflineError as error:  # a factory that downloads cannot build even a network with fresh weights
+        if not row.fetches:
+            row.fetches.append(f"{network}: {error.missing}")
     except OnepixError as error:
         row.fault = str(error)
     row.memory = _peak_memory()
@@ -155,10 +161,10 @@ def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, t
 
 def _find_out(row: CheckedPair, config: Config, sample: int) -> None:
     """Fill in a row; OnepixError for a mistake that would stop the run, whatever was raised."""
-    from onepix.networks.gate import told, words
+    from onepix.networks.gate import telling, words
 
     try:
-        with told("unexpected"):
+        with telling("unexpected"):
             loaded, chosen = _load_pair(row, config)
             classifier, metadata = loaded or _with_fresh_weights(config, row.network)
             if chosen is not None:
@@ -167,7 +173,7 @@ def _find_out(row: CheckedPair, config: Config, sample: int) -> None:
             elif facts := known(config, row.dataset):
                 row.shape, row.classes = facts
                 _try_out(row, config, classifier, metadata, _noise(*facts), with_accuracy=False)
-    except (RuntimeError, MemoryError) as error:  # `told` lets pass only this
+    except (RuntimeError, MemoryError) as error:  # `telling` lets pass only this
         raise OnepixError(f"out of memory: {words(error)}") from error
 
 
@@ -259,6 +265,7 @@ def _cifar10(config: Config) -> Path:
 
 def _loaded(row: CheckedPair, config: Config, name: str) -> "Loaded | None":
     """Load a network and its metadata, if its weights are here."""
+    from onepix.networks.matching import told
     from onepix.networks.sources import find, load_classifier
 
     settings = config.networks[name]
@@ -270,9 +277,11 @@ def _loaded(row: CheckedPair, config: Config, name: str) -> "Loaded | None":
     source = find(settings, trained)
     row.weights, row.verified = source.origin, source.verified if source.sha256 else ""
     loaded = _unless_absent(row, name, lambda: load_classifier(settings, source))
-    if loaded is not None:
-        loaded[0].name = name
-        row.scaling = loaded[0].scaling
+    if loaded is None:
+        return None
+    classifier, metadata = loaded
+    classifier.name = name
+    row.scaling, row.taken = classifier.scaling, told(metadata["weights"])
     return loaded
 
 
@@ -281,11 +290,13 @@ def _with_fresh_weights(config: Config, network: str) -> "Loaded":
     from onepix.engine.devices import choose_device
     from onepix.networks.build import build
     from onepix.networks.classifier import Classifier
+    from onepix.networks.sources import architecture_metadata
 
     settings = config.networks[network]
     mean, std = settings.mean or 0.0, settings.std or 1.0
-    built = build(settings.architecture, settings.classes, settings.channels)
-    return Classifier(built, mean, std, network).eval().to(choose_device(config.engine.device)), {}
+    fresh = build(settings.architecture, settings.classes, settings.channels, settings.arguments)
+    classifier = Classifier(fresh, mean, std, network).eval().to(choose_device(config.engine.device))
+    return classifier, architecture_metadata(settings, fresh, mean, None)
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:
@@ -324,7 +335,7 @@ def _try_out(
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
     from onepix.engine.trial import tried
-    from onepix.networks.storing import refuse_what_is_lost, stored_and_loaded, stored_metadata
+    from onepix.networks.storing import refuse_what_is_lost, stored_and_loaded
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
     evaluator = Evaluator(classifier, config.engine, few.images.shape[1:])
@@ -335,7 +346,7 @@ def _try_out(
     if with_accuracy:
         row.accuracy = int((seen == few.labels).sum()), len(few.labels)
     settings = config.networks[row.network]
-    again = stored_and_loaded(classifier, settings, stored_metadata(settings, metadata))
+    again = stored_and_loaded(classifier, settings, metadata)
     row.warnings += tried(classifier, pictures, evaluator.micro_batch)
     refuse_what_is_lost(classifier, again, pictures[:2])
     _follow_one(row, config, classifier, dataclasses.replace(few.select(few.ids[:1].tolist()), labels=seen[:1]))

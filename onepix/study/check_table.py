@@ -30,6 +30,8 @@ def show(config: Config, rows: Iterable[CheckedPair]) -> int:
             status.update(f"checked {row.dataset} × {row.network}")
             found.append(row)
     print_table(console, COLUMNS, map(cells, found))
+    for text in dict.fromkeys(f"weights of {row.network}: {row.taken}" for row in found if row.taken):
+        console.print(text, soft_wrap=True, markup=False)
     for text in dict.fromkeys(text for row in found for text in row.fetches):
         console.print(f"to be fetched: {text}", soft_wrap=True, markup=False)
     for row in found:

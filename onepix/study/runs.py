@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onepix.config.datasets import ArraysDataset, Cifar10Dataset, FolderDataset, TorchvisionDataset
 from onepix.config.engine import Passes
-from onepix.config.networks import Network
+from onepix.config.networks import NOT_A_FILE, Network, factory_of
 from onepix.config.reading import canonical, part
 from onepix.config.selection import Selection
 from onepix.config.statistics import Intervals
@@ -17,6 +18,7 @@ from onepix.datasets.selection import ids_in_file, listed_ids
 from onepix.errors import OnepixError
 from onepix.files.layout import STAGES, Run, block
 from onepix.files.located import PACKAGE, located
+from onepix.files.own_code import own_code
 from onepix.names import natural
 
 RECORDS = "attacks.parquet"
@@ -27,7 +29,6 @@ RUN_TABLES = (
 FIELD_TABLE = "receptive_fields.csv"  # of a dataset and a network, whatever the attack
 RUN_FIGURES = ("average_propagation", "average_aligned", "growth_by_depth", "comparison", "position_maps")
 CHARTS = ("locality_chart", "distance_profile", "receptive_fields")
-ELSEWHERE = ("bundled", "train", "factory", "torchvision")  # weights that are not a file of the user
 ADDRESSES = ("torchvision:", "http://", "https://")
 
 
@@ -209,7 +210,14 @@ class Runs:
     def own_weights(self, network: str) -> list[Path]:
         """Return the user's own file of weights, if the network names one."""
         weights = self.config.networks[network].weights
-        return [] if weights in ELSEWHERE or weights.startswith(ADDRESSES) else _own(weights)
+        return [] if weights in NOT_A_FILE or weights.startswith(ADDRESSES) else _own(weights)
+
+    def own_code(self, network: str) -> list[str]:
+        """Return the user's own code that builds the network, if a factory does; installed packages are not watched."""
+        factory = factory_of(self.config.networks[network].architecture)
+        # Relative, so that a study can be moved; Snakemake would read braces as wildcards.
+        files = [os.path.relpath(file) for file in own_code(factory[0])] if factory else []
+        return [file for file in files if not set("{}") & set(file)]
 
     # What the workflow makes
 

@@ -11,6 +11,7 @@ from PIL import Image
 from onepix.config.datasets import BundledDataset, Cifar10Dataset, DatasetSettings, Pictures
 from onepix.config.engine import Engine
 from onepix.config.figures import Figures
+from onepix.config.networks import TORCHVISION
 from onepix.config.propagation import Propagation
 from onepix.config.study import Config, load
 from onepix.datasets.bundled import load_bundled
@@ -19,7 +20,7 @@ from onepix.datasets.pictures import fit, read_picture
 from onepix.engine.devices import choose_device, keep_memory
 from onepix.errors import OnepixError
 from onepix.names import nearest
-from onepix.networks.build import TORCHVISION, family_of
+from onepix.networks.build import family_of
 from onepix.networks.classifier import Classifier
 from onepix.networks.sources import find, load_classifier
 from onepix.networks.weights import bundled, load_network_file, read_metadata
@@ -104,12 +105,12 @@ def _of_configuration(name: str, config: Config) -> Subject:
     trained = config.layout.trained(name)
     if settings.weights == "train" and not trained.is_file():
         raise OnepixError(f"network {name}: {trained} is missing; run the workflow first, which trains it")
-    classifier, _ = load_classifier(settings, find(settings, trained))
+    classifier, metadata = load_classifier(settings, find(settings, trained))
     dataset = next((config.datasets[run.dataset] for run in config.runs if name in run.networks), None)
     return Subject(
         name,
         classifier.to(choose_device(config.engine.device)),
-        settings.channels,
+        metadata["channels"],
         _fitting_of(dataset) or _usual(settings.architecture),
         _names_of(dataset),
         _for_few(config.engine),

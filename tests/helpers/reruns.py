@@ -243,16 +243,20 @@ def _of_datasets() -> Iterator[Change]:
 
 def _of_networks() -> Iterator[Change]:
     one_channel = {("networks", "file", "mean"): [0.4], ("networks", "file", "std"): [0.3]}
+    factory = {("networks", "file", "architecture"): "mynetworks:make"}
+    besides = {"channels": one_channel, "arguments": factory}
     for key, value in {
         "architecture": "resnet20",
+        "arguments": {"width": 8},
         "weights": "other.safetensors",
+        "weights_key": "ema",
         "sha256": "87654321",
         "mean": [0.4, 0.5, 0.5],
         "std": [0.3, 0.3, 0.3],
         "classes": 7,
         "channels": 1,
     }.items():
-        edits = {("networks", "file", key): value} | (one_channel if key == "channels" else {})
+        edits = {("networks", "file", key): value} | besides.get(key, {})
         yield Change(f"networks.NAME.{key}", "wide", edits, file_network)
     yield Change("networks.NAME.sha256", "wide", {("networks", "trained", "sha256"): "87654321"}, UNUSED)
     yield Change("networks.NAME.seed", "wide", {("networks", "file", "seed"): 1}, UNUSED)

@@ -276,10 +276,12 @@ class Lazy(Tiny):
 
 
 def warmed_up():
-    network = seeded(Lazy)
-    with torch.no_grad(), torch.random.fork_rng():
+    def build():
+        network = Lazy()
         network(torch.zeros(1, 3, 32, 32))
-    return network
+        return network
+
+    return seeded(build)
 
 
 class InPlace(Tiny):

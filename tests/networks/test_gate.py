@@ -27,7 +27,7 @@ from onepix.layers.propagation import propagation_maps
 from onepix.layers.receptive_field import receptive_fields
 from onepix.networks.classifier import Classifier
 from onepix.networks.gate import words
-from onepix.networks.storing import stored_and_loaded, stored_metadata
+from onepix.networks.storing import stored_and_loaded
 from onepix.networks.weights import load_network_file, save_classifier
 
 
@@ -345,7 +345,7 @@ def test_a_state_that_safetensors_cannot_hold(tmp_path):
 def test_a_bundled_network_stays_the_same():
     classifier = onepix.bundled_network("lenet")
     settings = Network(architecture="lenet")
-    again = stored_and_loaded(classifier, settings, stored_metadata(settings, {"classes": 10}))
+    again = stored_and_loaded(classifier, settings, {"architecture": "lenet", "classes": 10, "channels": 3})
     images = torch.from_numpy(load_bundled().images[:4])
     assert torch.equal(again(images), classifier(images))
     assert again.name == classifier.name == "lenet"

@@ -62,6 +62,7 @@ checkpoint selection:
 rule training:
     input:
         library("training"),
+        code=lambda wildcards: told(RUNS.own_code, wildcards.network),
         cifar10=LAYOUT.cifar10(),
     output:
         LAYOUT.trained("{network}"),
@@ -88,6 +89,7 @@ rule networks:
     input:
         library("networks"),
         own=lambda wildcards: RUNS.own_weights(wildcards.network),
+        code=lambda wildcards: told(RUNS.own_code, wildcards.network),
         trained=lambda wildcards: RUNS.trained_weights(wildcards.network),
     output:
         LAYOUT.network("{network}"),
