@@ -1,5 +1,6 @@
 """Types that all sections of the configuration use: checked texts, names, numbers and lists."""
 
+import math
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     model_validator,
 )
 
@@ -48,6 +50,22 @@ def _usable_folder(name: str) -> str:
     return Path(name).as_posix()  # out/ and ./out are the same folder, but Snakemake compares text
 
 
+def _plain(value: Any) -> Any:
+    """Refuse what neither a command nor a page can show, in lists and tables too."""
+    if isinstance(value, str) and value:
+        _printable(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
+    elif isinstance(value, list):
+        for item in value:
+            _plain(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _printable(key)
+            _plain(item)
+    return value
+
+
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, halves of characters, ends of lines
 
 
@@ -55,6 +73,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=
 
 
 Text = Annotated[str, AfterValidator(_printable)]
+
+
+# Text, numbers, booleans and nothing, and lists and tables of them.
+Plain = Annotated[JsonValue, AfterValidator(_plain)]
 
 
 PathText = Annotated[Text, AfterValidator(_usable_path)]

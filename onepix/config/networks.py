@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    JsonValue,
     field_validator,
     model_validator,
 )
 
-from onepix.config.base import PathText, Seed, Settings, Text
+from onepix.config.base import PathText, Plain, Seed, Settings, Text
 
 HASH = re.compile(r"[0-9a-f]{8,64}")
 TORCHVISION = "torchvision:"
@@ -58,7 +57,7 @@ class Network(Settings):
         description="An architecture of onepix, such as lenet or resnet20; torchvision:NAME; or a factory: "
         "package.module:function, or package.module:Class.method."
     )
-    arguments: dict[str, JsonValue] | None = Field(
+    arguments: dict[Text, Plain] | None = Field(
         None,
         description="Keyword arguments of a factory: text, numbers, true, false, null, and lists or tables of them.",
     )

@@ -69,9 +69,10 @@ def _origin(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
         "network_sha256": inputs.get("network", manifest["sha256"] if "metadata" in manifest else None),
         "weights_sha256": weights.get("sha256"),
         "source_sha256": manifest.get("source"),
+        "own_code_sha256": network.get("code"),
         "origin": weights.get("origin", manifest.get("provenance")),
         "verified": weights.get("verified"),
-        "libraries": ", ".join(_libraries(versions | manifest.get("gpu", {}))),
+        "libraries": ", ".join(_libraries(versions | manifest.get("gpu", {}) | network.get("package", {}))),
         "settings": canonical(settings),
     }
 

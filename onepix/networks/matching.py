@@ -108,7 +108,8 @@ def match(network: nn.Module, tensors: Mapping[str, Tensor], key: str | None = N
         raise OnepixError(search.nearest())
     best = fits[0]
     known = {name for fit in fits for name in fit.names.values()}
-    others = tuple(dict.fromkeys(fit.prefix for fit in fits[1:] if fit.prefix != best.prefix))
+    own = set(best.names.values())
+    others = tuple(dict.fromkeys(fit.prefix for fit in fits if set(fit.names.values()) != own))
     left_over = tuple(name for name in tensors if name not in known and not name.endswith(COUNTER))
     if unexpected := search.of_another_network(best, left_over):
         raise OnepixError(_unexpected(unexpected))
@@ -244,7 +245,8 @@ class _Search:
         return [
             name
             for name in left_over
-            if name.startswith(under)
+            if name in self.tensors
+            and name.startswith(under)
             and self.tensors[name].is_floating_point()
             and self.tensors[name].numel() > 1
             and _is_further(name, children, holders, best.prefix)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 from hostile import BRACED, BROKEN, EVERYTHING, OPTIONS, SCRIPT
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 
-from onepix.config.base import Folder, Name, PathText, Text
+from onepix.config.base import Folder, Name, PathText, Plain, Text
 from onepix.config.study import Config, parse
 from onepix.errors import OnepixError
 
@@ -22,7 +22,10 @@ CONFIG = {
         "folder": {"source": "folder", "path": "pictures", "labels": "labels.csv"},
         "other": {"source": "torchvision:MNIST", "split": "test", "root": "copy"},
     },
-    "networks": {"net": {"architecture": "lenet", "weights": "mine.pth", "sha256": "0" * 64}},
+    "networks": {
+        "net": {"architecture": "lenet", "weights": "mine.pth", "sha256": "0" * 64},
+        "made": {"architecture": "mine:make", "arguments": {"text": "a", "list": [{"inside": "a"}]}},
+    },
     "attacks": {"one": {"population": 4, "generations": 0}},
     "runs": [
         {"dataset": "mine", "networks": ["net"], "attacks": ["one"], "images": "0-1"},
@@ -70,7 +73,7 @@ def texts_in(annotation: typing.Any, key: str, checks: frozenset[str]) -> Iterat
         words = sorted(word for word in inner if isinstance(word, str))
         if words:
             yield Leaf(key, frozenset({f"one of {words}"}))
-    elif annotation is str:
+    elif annotation is str or annotation is JsonValue:
         yield Leaf(key, checks)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield from leaves(annotation, f"{key}.")
@@ -101,7 +104,7 @@ def checks_in(of_type: typing.Any) -> frozenset[str]:
 
 def known(leaf: Leaf) -> bool:
     """Tell whether one of the tests below tries a text's type."""
-    if leaf.checks in (checks_in(kind) for kind in (Name, Text, PathText, Folder)):
+    if leaf.checks in (checks_in(kind) for kind in (Name, Text, PathText, Folder, Plain)):
         return True
     (check, *more) = leaf.checks or [""]
     return not more and (check in OWN or check.startswith(("pattern ", "one of ")))
@@ -189,6 +192,17 @@ def test_the_configuration_itself_is_fine():
 
 def test_a_text_breaks_no_line():
     tried(["figures", "colour_map"], dict.fromkeys(BROKEN, ""))
+
+
+def test_arguments_are_printable_also_inside_lists_and_tables():
+    broken = {text: "" for text in BROKEN if text}
+    tried(["networks", "made", "arguments", "text"], broken)
+    path = ["networks", "made", "arguments", "list"]
+    for text in broken:
+        assert ".".join(path) in refused(changed(path, [{"inside": [text]}]))
+        assert ".".join(path) in refused(changed(path, [{text: 1}]))
+    for number in (float("nan"), float("-inf")):
+        assert "expected a finite number" in refused(changed(path, [1, number]))
 
 
 def test_a_place_is_what_snakemake_takes_for_a_file():

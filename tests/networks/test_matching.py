@@ -91,6 +91,12 @@ def test_a_prefix_of_the_networks_own_names():
     assert filled(other, kind=Around)[0] == [0], "another prefix on each side"
 
 
+def test_the_same_set_under_two_prefixes_is_one_set():
+    network = nn.Sequential(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))))
+    tensors = {f"x{name[1:]}": tensor for name, tensor in network.state_dict().items()}  # 0.0.0.weight: x.0.0.weight
+    assert match(network, tensors).facts == {"taken_from": "x", "added": ["0"]}
+
+
 @pytest.mark.parametrize(
     "change",
     [

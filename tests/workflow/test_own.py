@@ -4,9 +4,10 @@ import importlib.util
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 import xarray as xr
-from inside import run_inside
+from inside import plan, pretend, run_inside
 from safetensors.torch import save_file
 from studies import new_study
 
@@ -55,3 +56,40 @@ def test_own_network_and_images(tmp_path):
     assert tree["measures"]["layer"].values.tolist() == ["0", "1", "2", "4"]
     assert tree["000_0"]["max"].shape == (5, 11, 9)
     assert (folder / "own/1/7/de/figures/growth_by_depth.png").is_file()
+
+
+@pytest.mark.slow
+def test_an_edit_of_the_users_code_reruns_its_network_and_all_that_follows(tmp_path):
+    """Also of a module that the factory's module imports; neither an installed package nor another module counts."""
+    folder = new_study(tmp_path / "study").folder
+    networks = {
+        "own": {"architecture": "mypackage.networks:make", "weights": "factory", "mean": 0.5, "std": 0.25},
+        "theirs": {"architecture": "timm:create_model", "arguments": {"model_name": "resnet18"}, "weights": "factory"},
+    }
+    config = {
+        "datasets": {"sample": {"source": "bundled"}},
+        "networks": networks,
+        "attacks": {"de": {}},
+        "runs": [{"dataset": "sample", "networks": list(networks), "attacks": ["de"], "images": 0}],
+    }
+    (folder / "mypackage").mkdir()
+    files = {name: folder / "mypackage" / f"{name}.py" for name in ("networks", "blocks", "other")}
+    files["networks"].write_text(f"from .blocks import width\n{FACTORY}")
+    files["blocks"].write_text("width = 3\n")
+    files["other"].write_text("")
+    pretend(folder, config)
+    assert plan(folder, config) == {}
+    files["other"].write_text("edited = True\n")
+    assert plan(folder, config) == {}
+    for edited in ("blocks", "networks"):
+        before = files[edited].read_text()
+        files[edited].write_text(f"{before}# edited\n")
+        planned = plan(folder, config)
+        assert {rule: planned[rule] for rule in ("networks", "attack", "propagation", "locality")} == {
+            **{"networks": 1, "attack": 1, "propagation": 1, "locality": 1}
+        }
+        files[edited].write_text(before)
+    assert plan(folder, config) == {}
+    files["blocks"].write_text("width = \n")
+    with pytest.raises(SystemExit, match=r"blocks\.py: not Python: invalid syntax in line 1"):
+        plan(folder, config)
