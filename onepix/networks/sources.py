@@ -18,7 +18,7 @@ from onepix.networks.build import build, channels_of
 from onepix.networks.checkpoints import read_tensors
 from onepix.networks.classifier import Classifier
 from onepix.networks.factories import origin_of
-from onepix.networks.gate import refuse_uninitialised
+from onepix.networks.gate import refuse_uninitialised, telling
 from onepix.networks.weights import bundled, fill, read_metadata, tensors_digest
 
 if TYPE_CHECKING:  # imported where it is used: it costs start-up time
@@ -138,7 +138,8 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         weights = {"origin": source.origin, "sha256": digest(path), "verified": source.verified, **taken.facts}
     else:
         verified = "a digest of the tensors that the factory made"
-        weights = {"origin": source.origin, "sha256": tensors_digest(network), "verified": verified}
+        with telling(f"network {settings.architecture}: its tensors cannot be read"):
+            weights = {"origin": source.origin, "sha256": tensors_digest(network), "verified": verified}
     mean, std = _scaling(settings, {**metadata, **source.scaling})
     mean, std = (_per_channel(name, value, settings.channels) for name, value in (("mean", mean), ("std", std)))
     metadata |= {"weights": weights, **architecture_metadata(settings, network, mean, metadata.get("classes"))}
