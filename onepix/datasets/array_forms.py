@@ -1,6 +1,5 @@
 """Images and labels as arrays, in the forms that people have: other names, axes and types."""
 
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -138,7 +137,9 @@ def _labels_of(name: str, others: Sequence[str]) -> str:
 
 
 def _shared(first: str, second: str) -> int:
-    return next((n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:

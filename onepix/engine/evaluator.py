@@ -215,7 +215,7 @@ class Evaluator:
     def _screen_windows(self, images: Tensor, owners: Tensor, candidates: Perturbation, size: int) -> Tensor:
         assert self._windowed is not None
         batches = [self.classifier.scaled(filled(batch, CLEAN_BATCH)) for batch in torch.split(images, CLEAN_BATCH)]
-        with self.classifier.told(images.shape):
+        with self.classifier.telling(images.shape):
             parts = [self._windowed.clean(batch).maps for batch in batches]
         clean = CleanMaps({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         colours = self.classifier.scaled(candidates.values[:, None])[:, :, 0, 0]

@@ -218,6 +218,6 @@ def _said_of(logits: Tensor, name: str) -> list[str]:
         return [
             f"{given} a log-softmax: classes and probabilities stay the same, but logits are rounded once more{cure}"
         ]
-    if least >= 0 and most <= 1 and most - least > SPREAD:
+    if least > 0 and most <= 1 and most - least > SPREAD:  # zeros come from a ReLU
         return [f"{given} probabilities of a sigmoid (all lie in 0–1): onepix takes a softmax of them{cure}"]
     return []

@@ -606,7 +606,7 @@ def _traced(network: nn.Module, shape: tuple[int, int, int]) -> fx.GraphModule:
             traced = _graph(network)
             run = _ShapePass(traced)
             run.run(torch.zeros((1, *shape), device=like.device, dtype=like.dtype))
-    except Exception as error:  # the network's own code may raise anything
+    except (Exception, SystemExit) as error:  # the network's own code may raise anything
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise OnepixError(f"windowed evaluation: cannot trace the network on images {shape}: {reason}") from error
     for source, writer, whole in run.overwritten:

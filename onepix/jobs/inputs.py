@@ -22,7 +22,7 @@ Table = Annotated[Path, typer.Option(help="A table, CSV.")]
 Output = Annotated[Path, typer.Option(help="File to write; further files go next to it.")]
 Fetched = Annotated[Path | None, typer.Argument(help="File of an earlier job, if this job needs one.")]
 Files = Annotated[list[Path], typer.Argument(help="Manifests or tables that earlier jobs wrote.")]
-OF_NETWORK = ("architecture", "arguments", "code", "package", "mean", "std", "weights", "logits")
+OF_NETWORK = ("architecture", "arguments", "code", "package", "mean", "std", "logits", "weights")
 DRIVER = Path("/proc/driver/nvidia/version")
 
 

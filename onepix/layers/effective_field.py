@@ -15,7 +15,7 @@ from onepix.errors import OnepixError
 from onepix.layers.plan import Plan, plan
 from onepix.layers.watching import feature_maps, watching
 from onepix.networks.classifier import Classifier
-from onepix.networks.gate import refuse_script, told
+from onepix.networks.gate import refuse_script, telling
 from onepix.progress import progress_bar
 
 THRESHOLD = 1 - 0.9545  # of the largest gradient: pixels above it count; two standard deviations
@@ -130,7 +130,7 @@ def _sums(
     with progress_bar(len(images), description, "image") as bar:
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            with told(what):
+            with telling(what):
                 squares = _squared_gradients(classifier, batch, start, layers, seed, planned)
             for layer, square in squares.items():
                 sums[layer] = sums[layer] + square if layer in sums else square

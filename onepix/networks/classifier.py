@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onepix.errors import OnepixError
-from onepix.networks.gate import checked_logits, logits_in, refuse_uninitialised, told
+from onepix.networks.gate import checked_logits, logits_in, refuse_uninitialised, telling
 
 # Means and standard deviations of pictures that are stated in units of 0–1 lie within these bounds.
 MEANS, LARGEST_STD = (-1.0, 2.0), 10.0
@@ -93,7 +93,7 @@ class Classifier(nn.Module):
 
     def logits_of(self, run: Callable[[], Any], images: Sequence[int]) -> Tensor:
         """Run the network, or another form of it, on images of this shape (N, H, W, C); see `forward`."""
-        with self.told(images):
+        with self.telling(images):
             output = run()
         logits, self.part = logits_in(output)
         return checked_logits(logits, output, images[0], self.name)
@@ -101,13 +101,13 @@ class Classifier(nn.Module):
     def follow(self, seen: Tensor) -> None:
         """Run the network on scaled images for the sake of its layers; its output need not be logits."""
         count, channels, height, width = seen.shape
-        with self.told((count, height, width, channels)):
+        with self.telling((count, height, width, channels)):
             self.network(seen)
 
-    def told(self, images: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+    def telling(self, images: Sequence[int]) -> contextlib.AbstractContextManager[None]:
         """Return a context in which what the network raises is told, with the shape (N, H, W, C) of its images."""
         shape = "×".join(map(str, images[1:]))
-        return told(f"network {self.name} cannot take images of {shape} (height, width, channels)")
+        return telling(f"network {self.name} cannot take images of {shape} (height, width, channels)")
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return what the network sees of 8-bit images: shape (N, C, H, W), in its dtype; errors as in `forward`."""
@@ -127,7 +127,7 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> "Classifier":
         """Set the mode, as of any module; OnepixError if the network's own `train` raises."""
-        with told(f"network {self.name}: its {'train' if mode else 'eval'}() failed"):
+        with telling(f"network {self.name}: its {'train' if mode else 'eval'}() failed"):
             super().train(mode)
         return self
 

@@ -38,7 +38,7 @@ def words(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def telling(what: str) -> Iterator[None]:
     """Turn whatever the user's code raises into one line, which begins with `what`.
 
     Mistakes that are told already, and lack of memory, which a smaller batch may mend, are passed on.

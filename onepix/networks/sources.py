@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from onepix.config.networks import Network, factory_of
 from onepix.errors import OnepixError
 from onepix.files.fetching import cached_path, fetch, verify
@@ -16,7 +18,7 @@ from onepix.networks.build import build, channels_of
 from onepix.networks.checkpoints import read_tensors
 from onepix.networks.classifier import Classifier
 from onepix.networks.factories import origin_of
-from onepix.networks.gate import refuse_uninitialised
+from onepix.networks.gate import refuse_uninitialised, telling
 from onepix.networks.weights import bundled, fill, read_metadata, tensors_digest
 
 if TYPE_CHECKING:  # imported where it is used: it costs start-up time
@@ -136,19 +138,24 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         weights = {"origin": source.origin, "sha256": digest(path), "verified": source.verified, **taken.facts}
     else:
         verified = "a digest of the tensors that the factory made"
-        weights = {"origin": source.origin, "sha256": tensors_digest(network), "verified": verified}
+        with telling(f"network {settings.architecture}: its tensors cannot be read"):
+            weights = {"origin": source.origin, "sha256": tensors_digest(network), "verified": verified}
     mean, std = _scaling(settings, {**metadata, **source.scaling})
-    factory = factory_of(settings.architecture)
     mean, std = (_per_channel(name, value, settings.channels) for name, value in (("mean", mean), ("std", std)))
-    metadata |= {
+    metadata |= {"weights": weights, **architecture_metadata(settings, network, mean, metadata.get("classes"))}
+    return Classifier(network, mean, std, settings.architecture).eval(), metadata
+
+
+def architecture_metadata(settings: Network, network: nn.Module, mean: Any, classes: int | None) -> dict[str, Any]:
+    """Return the metadata of a network that do not depend on its weights; `classes` if the configuration has none."""
+    factory = factory_of(settings.architecture)
+    return {
         "architecture": settings.architecture,
-        "classes": settings.classes or metadata.get("classes"),
+        "classes": settings.classes or classes,
         "channels": settings.channels or channels_of(network, mean),
-        "weights": weights,
         **({"arguments": settings.arguments} if settings.arguments is not None else {}),
         **(origin_of(factory[0]) if factory else {}),
     }
-    return Classifier(network, mean, std, settings.architecture).eval(), metadata
 
 
 def _scaling(settings: Network, known: Mapping[str, Any]) -> tuple[Any, Any]:

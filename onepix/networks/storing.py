@@ -12,7 +12,7 @@ from onepix.config.networks import Network
 from onepix.errors import OnepixError
 from onepix.files.manifests import write_manifest
 from onepix.networks.classifier import Classifier
-from onepix.networks.gate import out_of_memory, told
+from onepix.networks.gate import out_of_memory, telling
 from onepix.networks.weights import load_network_file, save_classifier
 
 SIDES = (32, 224, 28, 64, 96, 128, 160, 192, 256, 299, 384, 512)  # of images that networks are made for
@@ -20,11 +20,11 @@ ROUNDING = 1e-3  # of the largest logit: weights in another order of memory may 
 
 
 @torch.inference_mode()
-def made_up_images(classifier: Classifier, channels: int) -> Tensor | None:
+def made_up_images(classifier: Classifier, channels: int | None) -> Tensor | None:
     """Return two random images of the first common size that a network takes; None if it takes none of them."""
     generator = torch.Generator().manual_seed(0)
     for side in SIDES:
-        images = torch.randint(0, 256, (2, side, side, channels), generator=generator, dtype=torch.uint8)
+        images = torch.randint(0, 256, (2, side, side, channels or 3), generator=generator, dtype=torch.uint8)
         try:
             classifier(images.to(classifier.mean.device))
         except OnepixError:
@@ -47,7 +47,7 @@ def stored_and_loaded(classifier: Classifier, settings: Network, metadata: Mappi
     settings : Network
         Its entry in the configuration.
     metadata : mapping
-        From `onepix.networks.sources.load_classifier`.
+        As `save_classifier` takes them.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def stored_and_loaded(classifier: Classifier, settings: Network, metadata: Mappi
         path = Path(folder) / "weights.safetensors"
         save_classifier(classifier, path, metadata)
         write_manifest(path.with_name("manifest.json"), path, {"network": settings.model_dump(mode="json")}, __name__)
-        with told(f"network {classifier.name} cannot be loaded again after it is stored"):
+        with telling(f"network {classifier.name} cannot be loaded again after it is stored"):
             again = load_network_file(path, classifier.mean.device)
     again.name = classifier.name
     return again

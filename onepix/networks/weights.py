@@ -21,7 +21,7 @@ from onepix.files.manifests import read_manifest
 from onepix.files.own_code import own_digest
 from onepix.networks.build import build
 from onepix.networks.classifier import Classifier
-from onepix.networks.gate import refuse_script, told
+from onepix.networks.gate import refuse_script, telling
 from onepix.networks.matching import Match, match
 
 KEY = "onepix"  # one entry for all metadata: several would be written in random order, and files would differ
@@ -44,7 +44,7 @@ def save_classifier(classifier: Classifier, path: Path, metadata: Mapping[str, A
     """
     refuse_script(classifier.network, classifier.name)
     described = canonical({**metadata, **classifier.scaling})
-    with told(f"network {classifier.name} cannot be stored"):
+    with telling(f"network {classifier.name} cannot be stored"):
         contents = save(_stored_tensors(classifier), metadata={KEY: described})
     with replacing(path) as temporary:
         temporary.write_bytes(contents)

@@ -66,10 +66,10 @@ class CheckedPair:
         Where the weights come from.
     verified : str
         How their file is verified; empty if it is not.
-    taken : str
-        Which tensors of the file are the network's, and what was left over; empty where all names are equal.
     logits : str
         Which part of the network's output is taken as its logits; empty if unknown.
+    taken : str
+        Which tensors of the file are the network's, and what was left over; empty where all names are equal.
     fetches : list of str
         What would have to be fetched.
     warnings : list of str
@@ -94,8 +94,8 @@ class CheckedPair:
     unfollowed: list[str] = dataclasses.field(default_factory=list)
     weights: str = ""
     verified: str = ""
-    taken: str = ""
     logits: str = ""
+    taken: str = ""
     fetches: list[str] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     fault: str = ""
@@ -175,10 +175,10 @@ def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, t
 
 def _find_out(row: CheckedPair, config: Config, sample: int) -> None:
     """Fill in a row; OnepixError for a mistake that would stop the run, whatever was raised."""
-    from onepix.networks.gate import told, words
+    from onepix.networks.gate import telling, words
 
     try:
-        with told("unexpected"):
+        with telling("unexpected"):
             loaded, chosen = _load_pair(row, config)
             classifier, metadata = loaded or _with_fresh_weights(config, row.network)
             if chosen is not None:
@@ -187,7 +187,7 @@ def _find_out(row: CheckedPair, config: Config, sample: int) -> None:
             elif facts := known(config, row.dataset):
                 row.shape, row.classes = facts
                 _try_out(row, config, classifier, metadata, _noise(*facts), with_accuracy=False)
-    except (RuntimeError, MemoryError) as error:  # `told` lets pass only this
+    except (RuntimeError, MemoryError) as error:  # `telling` lets pass only this
         raise OnepixError(f"out of memory: {words(error)}") from error
 
 
@@ -304,12 +304,13 @@ def _with_fresh_weights(config: Config, network: str) -> "Loaded":
     from onepix.engine.devices import choose_device
     from onepix.networks.build import build
     from onepix.networks.classifier import Classifier
+    from onepix.networks.sources import architecture_metadata
 
     settings = config.networks[network]
     mean, std = settings.mean or 0.0, settings.std or 1.0
-    metadata = settings.model_dump(mode="json", include={"architecture", "classes", "channels", "arguments"})
-    built = build(**metadata)
-    return Classifier(built, mean, std, network).eval().to(choose_device(config.engine.device)), metadata
+    fresh = build(settings.architecture, settings.classes, settings.channels, settings.arguments)
+    classifier = Classifier(fresh, mean, std, network).eval().to(choose_device(config.engine.device))
+    return classifier, architecture_metadata(settings, fresh, mean, None)
 
 
 def _trained(config: Config, name: str, settings: NetworkSettings) -> Path | None:

@@ -106,6 +106,7 @@ def _of_configuration(name: str, config: Config) -> Subject:
     if settings.weights == "train" and not trained.is_file():
         raise OnepixError(f"network {name}: {trained} is missing; run the workflow first, which trains it")
     classifier, metadata = load_classifier(settings, find(settings, trained))
+    classifier.name = name
     dataset = next((config.datasets[run.dataset] for run in config.runs if name in run.networks), None)
     return Subject(
         name,
