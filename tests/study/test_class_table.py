@@ -1,6 +1,5 @@
 """What `onepix check` prints about classes: which output each is, how many images it has, and what was left out."""
 
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class InThisProcess:
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Networks of 10 and of 1,000 classes, and three datasets: numbered, by WordNet ids, with a stray."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -61,7 +60,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     datasets = {name: {"source": "folder", "path": name} for name in ("numbered", "nette")}
     pairs = (("numbered", ["ten"]), ("nette", ["ten", "thousand"]))
     runs = [{"dataset": name, "networks": list(used), "attacks": ["a"], "images": 0} for name, used in pairs]
-    yield parse({"datasets": datasets, "networks": networks, "attacks": {"a": {}}, "runs": runs}, "study.yaml")
+    return parse({"datasets": datasets, "networks": networks, "attacks": {"a": {}}, "runs": runs}, "study.yaml")
 
 
 def test_classes_are_outputs_of_the_network(study: Config, capsys: pytest.CaptureFixture[str]) -> None:
