@@ -1,6 +1,6 @@
 """Images and labels as arrays, in the forms that people have: other names, axes and types."""
 
-import os
+import itertools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -132,11 +132,15 @@ def _labels_of(name: str, others: Sequence[str]) -> str:
         return others[shared.index(max(shared))]
     if NAMES[1] in others:
         return NAMES[1]
-    raise OnepixError(f"{', '.join(others)} may all be the labels of {name}; expected one of them, or the name 'labels'")
+    raise OnepixError(
+        f"{', '.join(others)} may all be the labels of {name}; expected one of them, or the name 'labels'"
+    )
 
 
 def _shared(first: str, second: str) -> int:
-    return len(os.path.commonprefix([first, second]))
+    """Return how many letters at the beginning are the same."""
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    return len(list(same))
 
 
 def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:

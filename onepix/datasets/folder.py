@@ -83,8 +83,9 @@ def _by_subfolder(folder: Path, given: tuple[str, ...] | None, order: ClassOrder
     if not any(_is_known(name, given) for name in by_class):
         refuse_parts(folder, by_class)
     empty = [name for name in walked.folders if name not in by_class]
-    if numbers(walked.folders) is not None:  # then a folder without pictures is a class as well
-        by_class, empty = {name: by_class.get(name, []) for name in walked.folders}, []
+    if numbers(by_class) is not None:  # then a numbered folder without pictures is a class as well
+        by_class |= {name: [] for name in empty if numbers([name])}
+        empty = [name for name in empty if name not in by_class]
     classes = ordered(by_class, order)
     labels = _labels(classes, given, str(folder))
     files = [file for name in classes for file in by_class[name]]
@@ -123,9 +124,7 @@ def _notes(classes: Sequence[str], empty: Sequence[str], outside: Sequence[str])
     """Say what may not be as the user expects."""
     said = []
     if list(classes) != sorted(classes):
-        said.append(
-            "classes are in the order of their numbers, 2 before 10; class_order: text sorts them as text"
-        )
+        said.append("classes are in the order of their numbers, 2 before 10; class_order: text sorts them as text")
     if empty:
         said.append(f"subfolders without pictures are no classes: {', '.join(empty)}")
     if outside:

@@ -13,7 +13,7 @@ from torchvision.datasets import Imagenette
 
 from onepix.config.datasets import FolderDataset, TorchvisionDataset
 from onepix.datasets import imagenet
-from onepix.datasets.class_names import for_network
+from onepix.datasets.class_names import for_network, ordered
 from onepix.datasets.sources import load_dataset
 from onepix.images import ImageSet
 
@@ -90,10 +90,12 @@ def test_numbers_are_outputs_unless_there_is_one_for_each(names: Any, count: int
 
 def test_a_numbered_folder_without_pictures_shifts_no_other(tmp_path: Path) -> None:
     images = load(folders(tmp_path, "1", "3"))
-    (tmp_path / "2").mkdir()
+    for name in ("2", "logs"):
+        (tmp_path / name).mkdir()
     assert images.class_names == ("1", "3")
     images = load(tmp_path)
     assert (images.class_names, images.labels.tolist()) == (("1", "2", "3"), [0, 2])
+    assert images.notes == ("subfolders without pictures are no classes: logs",)
 
 
 def test_numbers_beyond_the_network_are_refused(tmp_path: Path) -> None:
@@ -157,6 +159,15 @@ def test_wordnet_ids_are_by_rank_in_a_network_of_just_these(tmp_path: Path) -> N
     images = load(folders(tmp_path, *NETTE))
     assert for_network(images, 10).labels.tolist() == list(range(10))
     assert "the network has 11 classes, the images have 10" in refusal(for_network, images, 11)
+
+
+def test_all_names_of_imagenet_are_in_its_order() -> None:
+    """In the order of text, all but a few would be other outputs, and their number would fit the network."""
+    for name in ("name", "wordnet_id"):
+        names = [getattr(synset, name) for synset in imagenet.synsets()]
+        assert ordered(reversed(names)) == tuple(names)
+    assert ordered(["a", *imagenet.names()[1:]])[0] != "tench"
+    assert ordered(["a", *imagenet.names()[1:]]) == tuple(sorted(["a", *imagenet.names()[1:]]))
 
 
 def test_what_is_not_of_imagenet_is_named(tmp_path: Path) -> None:
