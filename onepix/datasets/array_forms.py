@@ -1,5 +1,6 @@
 """Images and labels as arrays, in the forms that people have: other names, axes and types."""
 
+import itertools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -137,9 +138,9 @@ def _labels_of(name: str, others: Sequence[str]) -> str:
 
 
 def _shared(first: str, second: str) -> int:
-    return next(
-        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
+    """Return how many letters at the beginning are the same."""
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    return len(list(same))
 
 
 def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:

@@ -55,10 +55,24 @@ def ordered(names: Iterable[str], order: ClassOrder = "numbers") -> tuple[str, .
         In any order.
     order : {"numbers", "text"}
         `numbers` takes numbers in a name as numbers: 9 comes before 10, and class_9 before class_10. `text` compares
-        letter by letter, as torchvision's ImageFolder does: 10 comes before 9.
+        letter by letter, as torchvision's ImageFolder does: 10 comes before 9. Names of all 1,000 classes of ImageNet
+        are in the order of a network's outputs, whatever the order.
     """
     in_text = sorted(set(names))
+    if len(in_text) == imagenet.CLASSES and (all_of_imagenet := _in_order_of_imagenet(in_text)):
+        return all_of_imagenet
     return tuple(sorted(in_text, key=natural) if order == "numbers" else in_text)
+
+
+def _in_order_of_imagenet(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all classes of ImageNet in its order; nothing if they are not that."""
+    if set(names) == set(imagenet.names()):  # of which crane, alone, would be the name of two classes
+        return imagenet.names()
+    try:
+        found = {imagenet.find(name): name for name in names}
+    except OnepixError:
+        return ()
+    return () if len(found) < len(names) or None in found else tuple(found[index] for index in range(len(names)))
 
 
 def numbers(names: Iterable[str]) -> list[int] | None:

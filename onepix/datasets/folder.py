@@ -83,8 +83,9 @@ def _by_subfolder(folder: Path, given: tuple[str, ...] | None, order: ClassOrder
     if not any(_is_known(name, given) for name in by_class):
         refuse_parts(folder, by_class)
     empty = [name for name in walked.folders if name not in by_class]
-    if numbers(walked.folders) is not None:  # then a folder without pictures is a class as well
-        by_class, empty = {name: by_class.get(name, []) for name in walked.folders}, []
+    if numbers(by_class) is not None:  # then a numbered folder without pictures is a class as well
+        by_class |= {name: [] for name in empty if numbers([name])}
+        empty = [name for name in empty if name not in by_class]
     classes = ordered(by_class, order)
     labels = _labels(classes, given, str(folder))
     files = [file for name in classes for file in by_class[name]]

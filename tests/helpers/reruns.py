@@ -223,8 +223,11 @@ def _of_datasets() -> Iterator[Change]:
     size = {"resize": 20, "crop": [18, 16], "interpolation": "nearest", "channels": 1}
     kinds = {
         "cifar": ("cifar10", {"split": "train"}),
-        "own": ("arrays", {"path": "other.npz", "class_names": ["a", "b"]}),
-        "pictures": ("folder", {**size, "path": "others", "labels": "other.csv", "class_names": ["a", "b"]}),
+        "own": ("arrays", {"path": "other.npz", "split": "val", "class_names": ["a", "b"]}),
+        "pictures": (
+            "folder",
+            {**size, "path": "others", "labels": "other.csv", "class_names": ["a", "b"], "class_order": "text"},
+        ),
         "web": (
             "torchvision:NAME",
             {**size, "source": "torchvision:CIFAR10", "split": "train", "root": "copy", "class_names": ["a", "b"]},
