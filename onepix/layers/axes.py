@@ -200,6 +200,8 @@ class _Trial:
         values = torch.rand(like.shape, generator=self._draw).to(like.device)
         if like.dtype == torch.bool:
             return values < 0.5
+        if like.is_complex():
+            return torch.complex(values, 1 - values).to(like.dtype)
         if signed:
             return (2 * values - 1).to(like.dtype)
         if like.ndim < 2:  # a variance, perhaps
@@ -283,11 +285,13 @@ def _first_image(size: int) -> list[bool]:
 
 def _another(tensor: Tensor) -> Tensor:
     """Return other values, so that a ReLU or a maximum shows the difference wherever it is."""
-    return ~tensor if tensor.dtype == torch.bool else (tensor.abs() + 1) / 2
+    if tensor.dtype == torch.bool:
+        return ~tensor
+    return tensor + 1 if tensor.is_complex() else (tensor.abs() + 1) / 2
 
 
 def _drawable(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.dtype == torch.bool
+    return tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool
 
 
 def _band(tensor: Tensor, axis: int, indices: slice | Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from onepix.layers.steps import (
     Key,
     Steps,
     function_of,
+    has_numbers,
     made_up_images,
     observed,
     operator_of,
@@ -58,7 +59,7 @@ class Step:
         if self.images is None:
             return "its output has no axis of images"
         unplaced = self.grid is None and sum(extent > 1 for extent in self.shape) > 1
-        return "not laid out as a map" if unplaced else ""
+        return "its output is not laid out as a map" if unplaced else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +196,7 @@ class _Planner(TorchFunctionMode):
         operator = operator_of_call(function, len(before))
         if function in REDUCING and len(before[0].grids) == 1 and not found[0][1].grids:
             operator = "pooling"
-        if key and operator and any(tensor.is_floating_point() for tensor in tensors(outputs)):
+        if key and operator and has_numbers(outputs):
             self._note(key, operator, outputs)
         return outputs
 

@@ -19,6 +19,7 @@ from onepix.layers.steps import (
     Key,
     Steps,
     function_of,
+    has_numbers,
     made_up_images,
     observed,
     operator_of_call,
@@ -192,7 +193,7 @@ class _Tracer(TorchFunctionMode):
         for tensor in tensors(outputs):
             self.enter(tensor, field)
         operator = None if closed else operator_of_call(function_of(func), len(followed))
-        if operator and any(tensor.is_floating_point() for tensor in tensors(outputs)):
+        if operator and has_numbers(outputs):
             self._note((self._steps.running, function_of(func), 0), outputs)
         return outputs
 

@@ -287,3 +287,8 @@ def version(tensor: Tensor) -> int:
 def tensors(nested: object) -> list[Tensor]:
     """Return all tensors in nested lists, dicts and the like."""
     return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]
+
+
+def has_numbers(output: object) -> bool:
+    """Tell whether a call returns anything but whole numbers and truth values, as comparisons do."""
+    return any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors(output))
