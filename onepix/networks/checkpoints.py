@@ -1,5 +1,6 @@
 """Reads weights files of several formats as tensors by name; no code in a file is ever executed."""
 
+import collections
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from onepix.networks.unpickling import HostileError, Remnant, UnreadableError, a
 
 FORMATS = "safetensors, a torch checkpoint or Keras 2 HDF5"
 ONLY_TENSORS = "expected only tensors, as torch.save(network.state_dict(), …) writes them"
-MOST = 2_000_000  # values in one file; a small file can hold references without end
+MOST = 50  # names of one object: in a web of objects, the ways to each are without number
 MODULE = ("_parameters", "_buffers", "_modules")  # where an nn.Module keeps its tensors
 
 
@@ -114,17 +115,16 @@ def _arrays(path: Path) -> dict[str, Tensor]:
 
 def _named(loaded: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors of a file with their names: the keys and attributes that lead to them, joined by dots."""
-    visits = iter(range(MOST))
     around: list[int] = []  # objects may contain each other
+    visits: collections.Counter[int] = collections.Counter()
 
     def walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-        if next(visits, None) is None:
-            raise UnreadableError(f"more than {MOST} values")
         tensor = value if isinstance(value, Tensor) else array_tensor(value)
         if tensor is not None:
             yield name, tensor.detach()
-        elif id(value) not in around:
+        elif id(value) not in around and visits[id(value)] < MOST:
             around.append(id(value))
+            visits[id(value)] += 1
             for key, inner in _inside(value):
                 # Tensors in a plain list have no names: they cannot be a network's.
                 if not (isinstance(value, list | tuple) and isinstance(inner, Tensor)):

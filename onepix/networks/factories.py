@@ -84,11 +84,11 @@ def origin_of(module: str) -> dict[str, Any]:
 
 def _speaks_of_offline(error: BaseException | None) -> bool:
     """Tell whether an exception, or one that led to it, is of a library that was told to be offline."""
-    while error is not None:
-        if "offline" in in_line(error).lower():
-            return True
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return False
+    return any("offline" in in_line(one).lower() for one in seen)
 
 
 def _called(factory: Any, arguments: Mapping[str, Any], where: str) -> Any:
@@ -131,7 +131,9 @@ def _same_random_numbers() -> Iterator[None]:
     """Start all random numbers from the same seed, and leave the state of the process as it was."""
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(devices=[]):
+        # The states of GPUs are kept, too, where there may be any: to ask would take seconds.
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(SEED)
             random.seed(SEED)
             np.random.seed(SEED)  # noqa: NPY002

@@ -43,6 +43,14 @@ class Own:
             raise AssertionError("it must not be called")
 
 
+class OfDict(dict):
+    """As the settings that Lightning stores."""
+
+
+class OfList(list):
+    """As the settings that Hydra stores."""
+
+
 class Slots:
     __slots__ = ("tensors",)
 
@@ -71,6 +79,7 @@ BESIDE = {
     "a path": pathlib.PosixPath("/data"),
     "a time": datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
     "an enum": Colour.RED,
+    "kinds of dict and list": [OfDict(lr=0.1, inner=OfDict(a=1)), OfList([1, OfList([2])])],
     "a partial": functools.partial(int, base=2),
     "an object": Own(lr=0.1, parts=[Own(), Own()]),
     "an object of a class in another class, and a bound method": [Own.Inner(lr=1), Own.Inner(lr=1).method],
@@ -138,6 +147,14 @@ def test_classes_that_do_not_exist_here(tmp_path, monkeypatch):
     slots.tensors = dict(STATE)
     torch.save(slots, tmp_path / "a")
     assert taken(tmp_path / "a").prefix == "tensors"
+
+
+def test_a_web_of_objects_beside_the_tensors(tmp_path):
+    web = [Own() for _ in range(40)]
+    for one in web:
+        one.others = dict(enumerate(web))
+    torch.save({"web": web, "model": STATE}, tmp_path / "a")
+    assert taken(tmp_path / "a").prefix == "model"
 
 
 @pytest.mark.parametrize("options", SAVED, ids=str)
