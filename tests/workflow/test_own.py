@@ -52,7 +52,7 @@ def test_own_network_and_images(tmp_path):
     )
     success = pd.read_csv(folder / "own/tables/success.csv")
     assert (success["images"].item(), success["correct"].item()) == (6, 5)
-    tree = xr.open_datatree(folder / "own/1/7/de/propagation/000000-000024.zarr", engine="zarr")
+    tree = xr.open_datatree(folder / "own/1/7/de/propagation/000000-000009.zarr", engine="zarr")
     assert tree["measures"]["layer"].values.tolist() == ["0", "1", "2", "4"]
     assert tree["000_0"]["max"].shape == (5, 11, 9)
     assert (folder / "own/1/7/de/figures/growth_by_depth.png").is_file()

@@ -96,7 +96,7 @@ def test_jobs_ask_for_what_they_need(submitted, partitions):
         network = job["rule"] in NETWORK_RULES
         assert job["partition"] == partitions["gpu_partition" if network else "cpu_partition"]
         assert job["gpus"].endswith("gpu:1") if network else job["gpus"] == ""
-        assert job["cpus"] == ("2" if network else "1")
+        assert job["cpus"] == "1"
     attack = next(job for job in jobs if job["rule"] == "attack")
     assert (attack["memory"], attack["time"]) == ("4000M", "2:00:00")
 

@@ -12,7 +12,7 @@ rule attack:
         layout.log("attack", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
-    threads: THREADS
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=growing(4000),

@@ -93,12 +93,8 @@ def limit(resource, amount):
         workflow.register_resource(resource, amount)
 
 
-GPUS = gpus_here()
-limit("gpu", GPUS)  # without GPUs, the limits are cores and memory
+limit("gpu", gpus_here())  # without GPUs, the limits are cores and memory
 limit("mem_mb", machine.memory_mb())
-
-# Per job that runs a network. On a CPU, two jobs of one thread are up to twice as fast as one of two.
-THREADS = 2 if GPU and (GPUS or not IS_HERE) else 1
 
 
 def growing(amount):

@@ -13,7 +13,7 @@ rule locality:
         layout.log("locality", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
-    threads: THREADS
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=growing(4000),

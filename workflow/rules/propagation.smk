@@ -13,7 +13,7 @@ rule propagation:
         layout.log("propagation", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
-    threads: THREADS
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=growing(6000),
@@ -40,7 +40,7 @@ rule controls:
         layout.log("controls", "{dataset}", "{network}", "{attack}", "{chunk}"),
     conda:
         "../../environment.yml"
-    threads: THREADS
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=growing(6000),
@@ -67,7 +67,7 @@ rule receptive_fields:
         layout.log("receptive_fields", "{dataset}", "{network}"),
     conda:
         "../../environment.yml"
-    threads: THREADS
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=growing(4000),

@@ -13,7 +13,7 @@ rule transfer:
         layout.log("transfer", "{dataset}", "{network}", "{attack}"),
     conda:
         "../../environment.yml"
-    threads: THREADS
+    threads: 1
     resources:
         gpu=GPU,
         mem_mb=growing(4000),
