@@ -4,6 +4,7 @@ Summaries and figures read them without torch, so torch and the layers are impor
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 MAPS = Format("propagation maps", 1)
-
+LONGEST = 100  # characters of a layer's name in that of its group; the whole name is the attribute `layer`
 
 COMPARED = ("share_of_peak", "reach", "reach_1pct", "distance", "spread", "energy")
 
 
 def layers_of(trees: Sequence[xr.DataTree]) -> list[tuple[str, dict[Any, Any]]]:
     """Return group and attributes of each layer, in network order."""
-    return [(name, node.attrs) for name, node in trees[0].children.items() if "layer" in node.attrs]
+    found = [(name, node.attrs) for name, node in trees[0].children.items() if "layer" in node.attrs]
+    return sorted(found, key=lambda layer: layer[1]["depth"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +259,8 @@ def maps_tree(
 ) -> xr.DataTree:
     """Put propagation maps and their measurements into one tree; `root` is as in `onepix.jobs.propagation.follow`."""
     groups = {
-        f"/{depth:03d}_{layer.name}": _group(depth, layer, fields.get(layer.name)) for depth, layer in enumerate(layers)
+        f"/{group_name(depth, layer.name)}": _group(depth, layer, fields.get(layer.name))
+        for depth, layer in enumerate(layers)
     }
     height, width = root.attrs["image_shape"]
     pixels = root["row"].values, root["column"].values
@@ -267,6 +270,11 @@ def maps_tree(
         coords={"layer": np.array([layer.name for layer in layers], dtype=object)},
     )
     return xr.DataTree.from_dict({"/": root, "/measures": by_layer, **groups})
+
+
+def group_name(depth: int, layer: str) -> str:
+    """Return a layer's group: its depth, by which it is unique, and as much of its name as any file system takes."""
+    return f"{depth:03d}_{re.sub(r'[^A-Za-z0-9_.#@()+-]', '_', layer)[:LONGEST]}"
 
 
 def _group(depth: int, layer: "LayerMaps", field: "ReceptiveField | None") -> xr.Dataset:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onepix.attacks.scan import ScanMaps
 
 POSITIONS = Format("position maps", 1)
-SCAN = Format("position maps of a scan", 1)
+SCAN = Format("position maps of a scan", 2)
 PART = "position_maps"  # entry in the manifest of an attack: a scan's maps lie next to its records
 
 

@@ -33,12 +33,12 @@ class ScanMaps:
     margins : ndarray
         float32, shape (B, K, H, W): the goal's logit margin, negative where it is reached; NaN where not evaluated.
     classes : ndarray
-        int16, shape (B, K, H, W): the class seen; −1 where not evaluated.
+        int32, shape (B, K, H, W): the class seen; −1 where not evaluated.
     """
 
     colours: npt.NDArray[np.uint8]
     margins: npt.NDArray[np.float32]
-    classes: npt.NDArray[np.int16]
+    classes: npt.NDArray[np.int32]
 
     @property
     def evaluated(self) -> npt.NDArray[np.bool_]:
@@ -86,14 +86,14 @@ class Scanning:
         self.stride = max(1, math.ceil(math.sqrt(self.per_image / self.round_size)))
         self.active = torch.empty(0, dtype=torch.int64, device=pictures.device)
         self.margins = torch.empty(0, self.per_image, device=pictures.device)  # (A, K · H · W), NaN if not evaluated
-        self.classes = torch.empty(0, self.per_image, dtype=torch.int16, device=pictures.device)
+        self.classes = torch.empty(0, self.per_image, dtype=torch.int32, device=pictures.device)
         self.pending = torch.empty(0, self.per_image, dtype=torch.bool, device=pictures.device)
         self.proposed, self.valid, self.refining = self.active[:, None], self.pending, self.pending.any(1)
         whole = (len(pictures) if keep_maps else 0, self.colours.shape[1], self.height, self.width)
         self.maps = ScanMaps(
             self.colours.cpu().numpy(),
             np.full(whole, np.nan, np.float32),
-            np.full(whole, NOT_EVALUATED, np.int16),
+            np.full(whole, NOT_EVALUATED, np.int32),
         )
 
     def admit(self, attacks: Sequence[int]) -> None:
@@ -103,7 +103,7 @@ class Scanning:
         blank = torch.full((len(new), self.per_image), torch.nan, device=device)
         self.active = torch.cat([self.active, new])
         self.margins = torch.cat([self.margins, blank])
-        self.classes = torch.cat([self.classes, torch.full_like(blank, NOT_EVALUATED, dtype=torch.int16)])
+        self.classes = torch.cat([self.classes, torch.full_like(blank, NOT_EVALUATED, dtype=torch.int32)])
         self.pending = torch.cat([self.pending, self.wanted[new].repeat_interleave(self.positions, 1)])
 
     def propose(self) -> tuple[Perturbation, Tensor]:
@@ -140,7 +140,7 @@ class Scanning:
         """Write the results into the maps."""
         index = (self.valid.nonzero()[:, 0], self.proposed[self.valid])
         self.margins[index] = margins[self.valid]
-        self.classes[index] = classes[self.valid].to(torch.int16)
+        self.classes[index] = classes[self.valid].to(torch.int32)
         self.pending &= self.margins.isnan()
         if self.descent and self.refining.any():
             self.descent.observe(self.active[self.refining], margins[self.refining, : self.descent.round_size])

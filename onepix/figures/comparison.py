@@ -150,7 +150,7 @@ def _bracket(axes: Axes, rows: pd.DataFrame, layer: str) -> None:
     rise = 1 + BRACKET / height
     above = axes.get_xaxis_transform()
     axes.plot([start, start, stop, stop], [0, rise, rise, 1], color=INK, linewidth=0.6, clip_on=False, transform=above)
-    text = f"from {layer} on"
+    text = f"from {style.short(layer)} on"
     needed = style.width_of(text, style.SMALL) * layers / width  # In layers.
     if needed < layers:
         end, side = (start, "left") if start + needed < layers - 0.5 else (layers - 0.5, "right")

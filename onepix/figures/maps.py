@@ -168,10 +168,11 @@ def _sheet(
 def _caption(layer: LayerMap, larger: np.ufunc = np.maximum) -> str:
     """Return a layer's name, size and maximum; with `larger=np.fmax`, the maximum ignores NaN."""
     height, width = layer.values.shape
+    name = style.short(layer.name)
     if layer.values.size == 1:
-        return f"{layer.name}\n1×1"
+        return f"{name}\n1×1"
     maximum = float(larger.reduce(layer.values, axis=None))
-    return f"{layer.name}\n{height}×{width}, max\N{NO-BREAK SPACE}{_rounded(maximum)}"
+    return f"{name}\n{height}×{width}, max\N{NO-BREAK SPACE}{_rounded(maximum)}"
 
 
 def _rounded(value: float) -> str:

@@ -23,6 +23,7 @@ from onepix.names import nearest
 SINGLE, DOUBLE = 3.4, 7.0  # Widths of one and of two columns of a journal, in inches.
 SMALLEST, SMALL, NORMAL, LARGE = 6.0, 6.5, 7.0, 8.0  # Sizes of text, in points.
 MARGIN = 0.06  # Around a figure, in inches.
+LONGEST = 60  # Characters of a layer's name.
 
 # Okabe and Ito, "Color Universal Design" (2008).
 SKY_BLUE, GREEN, BLUE, VERMILLION = "#56B4E9", "#009E73", "#0072B2", "#D55E00"
@@ -175,7 +176,17 @@ def layer_names(layers: pd.DataFrame) -> list[str]:
         One row per layer: layer, operator (str). A name that ends in a number alone gets its operator.
     """
     pairs = zip(layers["layer"], layers["operator"], strict=True)
-    return [f"{layer} {operator}" if layer.rpartition(".")[2].isdigit() else layer for layer, operator in pairs]
+    return [
+        f"{short(layer)} {operator}" if layer.rpartition(".")[2].isdigit() else short(layer)
+        for layer, operator in pairs
+    ]
+
+
+def short(layer: str) -> str:
+    """Return a layer's name on one line: of a very long one, beginning and end."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in layer).split())
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]}…{line[-half:]}"
 
 
 def ink(shade: npt.NDArray[np.floating]) -> str:

@@ -11,7 +11,8 @@ TEXT = ("dataset", "network", "attack", "layer", "source", "target")  # names, e
 
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a table; names stay text, even if they look like numbers (layers of an nn.Sequential do)."""
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
+    # A layer may be called "nan" or "None"; only an empty cell is missing.
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

@@ -19,6 +19,7 @@ from onepix.files.records import attacked_images, stored_records
 from onepix.files.trees import write_tree
 from onepix.images import ImageSet
 from onepix.jobs.inputs import JsonText, Manifest, Output, provenance, read_settings
+from onepix.layers.plan import plan
 from onepix.layers.propagation import propagation_maps
 from onepix.layers.receptive_field import receptive_fields
 from onepix.networks.weights import load_network_file
@@ -70,6 +71,7 @@ def follow(
     classifier = load_network_file(checked_data(inputs["network"]), device)
     _, height, width, channels = images.images.shape
     clean = images.images[images.indices(root["image"].values)]
+    planned = plan(classifier.network, (channels, height, width), job.layers)
     layers = propagation_maps(
         classifier,
         torch.from_numpy(clean).to(device),
@@ -77,10 +79,11 @@ def follow(
         job.layers,
         choose_micro_batch(job.engine.micro_batch, device, height, width),
         f"{result_of(output).kind} {name_of(inputs['network'])} {output.stem}",
+        planned,
     )
     fields = receptive_fields(classifier.network, (channels, height, width))
     data = output.with_suffix(".zarr")
     write_tree(maps_tree(layers, fields, root.assign_attrs(image_shape=[height, width])), data)
-    origin = provenance(device, **inputs)
+    origin = {**provenance(device, **inputs), "unfollowed": list(planned.unfollowed)}
     ids = root["image"].values.tolist()
     write_manifest(output, data, job.model_dump(mode="json"), type(job).__module__, MAPS, image_ids=ids, **origin)

@@ -16,7 +16,7 @@ from onepix.jobs.inputs import Files, Output
 
 COUNTS = ("chunks", "images")
 SHOWN = ("onepix", "torch", "cuda")  # versions that have their own column
-LONG = ("libraries", "settings")  # columns that the page folds
+LONG = ("unfollowed", "libraries", "settings")  # columns that the page folds
 
 
 def run(manifests: Files, output: Output) -> None:
@@ -72,6 +72,7 @@ def _origin(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
         "own_code_sha256": network.get("code"),
         "origin": weights.get("origin", manifest.get("provenance")),
         "verified": weights.get("verified"),
+        "unfollowed": "; ".join(manifest.get("unfollowed", [])) or None,
         "libraries": ", ".join(_libraries(versions | manifest.get("gpu", {}) | network.get("package", {}))),
         "settings": canonical(settings),
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 from onepix.engine.devices import halving
 from onepix.engine.evaluator import exact_float32
 from onepix.errors import OnepixError
+from onepix.layers.plan import Plan, plan
 from onepix.layers.watching import feature_maps, watching
 from onepix.networks.classifier import Classifier
 from onepix.networks.gate import refuse_script, telling
@@ -68,7 +69,7 @@ def effective_fields(
     images : Tensor
         uint8, shape (N, H, W, C), on the classifier's device.
     layers : "auto" or sequence of str
-        Glob patterns of the layer names wanted, or "auto": see `onepix.layers.watching.watching`.
+        Glob patterns of the layer names wanted, or "auto": see `onepix.layers.plan.plan`.
     seed : int
         Sets the signs, together with the layer's name and the image's index; they depend neither on other layers nor on
         the micro-batch.
@@ -81,7 +82,7 @@ def effective_fields(
     Returns
     -------
     list of EffectiveField
-        In the order in which the layers run. A layer whose output's first axis is not the images is left out.
+        In the order in which the layers run. A layer whose output has no axis of images is left out.
 
     Raises
     ------
@@ -104,7 +105,10 @@ def effective_fields(
     height, width = images.shape[1:3]
     size = max(PIXELS_PER_PASS // (height * width), 1) if micro_batch is None else micro_batch
     refuse_script(classifier.network, classifier.name)
-    sums, _ = halving(lambda size: _sums(classifier, images, layers, seed, size, description), size, classifier.name)
+    planned = plan(classifier.network, (images.shape[3], height, width), layers, "effective receptive fields")
+    sums, _ = halving(
+        lambda size: _sums(classifier, images, layers, seed, size, description, planned), size, classifier.name
+    )
     return [_field(name, operator, total) for (name, operator), total in sums.items()]
 
 
@@ -115,6 +119,7 @@ def _sums(
     seed: int,
     size: int,
     description: str,
+    planned: Plan,
 ) -> dict[tuple[str, str], Tensor]:
     """Return what `_squared_gradients` returns, summed over batches of one size."""
     sums: dict[tuple[str, str], Tensor] = {}
@@ -126,7 +131,7 @@ def _sums(
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             with telling(what):
-                squares = _squared_gradients(classifier, batch, start, layers, seed)
+                squares = _squared_gradients(classifier, batch, start, layers, seed, planned)
             for layer, square in squares.items():
                 sums[layer] = sums[layer] + square if layer in sums else square
             bar.update(len(batch))
@@ -134,22 +139,29 @@ def _sums(
 
 
 def _squared_gradients(
-    classifier: Classifier, images: Tensor, first: int, layers: Literal["auto"] | Sequence[str], seed: int
+    classifier: Classifier,
+    images: Tensor,
+    first: int,
+    layers: Literal["auto"] | Sequence[str],
+    seed: int,
+    planned: Plan,
 ) -> dict[tuple[str, str], Tensor]:
     """Return squared gradients by layer (name and operator), float64, (H, W): sums over images and image channels."""
     size = (images.shape[1], images.shape[2])
     middles: dict[tuple[str, str], Tensor] = {}
+    steps = {step.name: step for step in planned.followed.values()}
 
     def see(name: str, operator: str, output: Tensor) -> Tensor:
-        for suffix, maps in feature_maps(operator, output, size).items() if len(output) == len(images) else ():
+        for suffix, maps in feature_maps(operator, output, size, steps[name]).items():
             middle = maps.flatten(1) if suffix else maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2]
-            signs = _signs(seed, name + suffix, range(first, first + len(maps)), middle.shape[1])
-            middles[name + suffix, operator] = (middle * signs.to(middle)).sum()
+            entry = planned.with_suffix(name, suffix)
+            signs = _signs(seed, entry, range(first, first + len(maps)), middle.shape[1])
+            middles[entry, operator] = (middle * signs.to(middle)).sum()
         return output.clone()  # A later operation in place would overwrite what this layer's gradient needs.
 
     with torch.inference_mode(False), torch.enable_grad(), exact_float32():
         seen = classifier.scaled(images).detach().requires_grad_()
-        with watching(classifier.network, layers, see):
+        with watching(classifier.network, layers, see, planned):
             classifier.follow(seen.clone())  # The network may write into its input, which a leaf tensor forbids.
         return {layer: _squared_gradient(middle, seen) for layer, middle in middles.items()}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from onepix.engine.devices import halving
 from onepix.engine.evaluator import exact_float32
 from onepix.errors import OnepixError
+from onepix.layers.plan import Plan, plan
 from onepix.layers.watching import EXTRA, feature_maps, watching
 from onepix.networks.classifier import Classifier
 from onepix.networks.gate import refuse_script
@@ -23,9 +24,9 @@ class LayerMaps:
     Attributes
     ----------
     name : str
-        Dotted; the second call of a module is `name#2`, tokens without a position in the image are `name@extra`.
+        As in `onepix.layers.steps.Steps`; tokens without a position in the image are `name@extra`.
     operator : str
-        As in `onepix.layers.watching.operator_of`.
+        As in `onepix.layers.plan.Step`.
     shape : tuple of int
         Shape of one image's output.
     maximum, mean : Tensor
@@ -34,6 +35,8 @@ class LayerMaps:
         float32, shape (N,): max |FM(x)|.
     clean_energy, delta_energy : Tensor
         float32, shape (N,): sum over channels and positions of FM(x)², and of (FM(x) − FM(x'))².
+    extra : bool
+        Whether these are tokens without a position in the image.
     """
 
     name: str
@@ -44,11 +47,12 @@ class LayerMaps:
     clean_peak: Tensor
     clean_energy: Tensor
     delta_energy: Tensor
+    extra: bool = False
 
     @property
     def spatial(self) -> bool:
         """Whether positions of this layer correspond to positions in the image."""
-        return self.maximum.shape[1:] != (1, 1) and not self.name.endswith(EXTRA)
+        return self.maximum.shape[1:] != (1, 1) and not self.extra
 
 
 BY_IMAGE = ("maximum", "mean", "clean_peak", "clean_energy", "delta_energy")
@@ -62,6 +66,7 @@ def propagation_maps(
     layers: Literal["auto"] | Sequence[str] = "auto",
     micro_batch: int = 64,
     description: str = "propagation",
+    planned: Plan | None = None,
 ) -> list[LayerMaps]:
     """Follow pixel changes through every layer; each feature map is reduced at once, to save memory.
 
@@ -72,20 +77,23 @@ def propagation_maps(
     clean, attacked : Tensor
         uint8, shape (N, H, W, C), on the classifier's device: images before and after.
     layers : "auto" or sequence of str
-        Glob patterns of the layer names wanted, or "auto": see `onepix.layers.watching.watching`.
+        Glob patterns of the layer names wanted, or "auto": see `onepix.layers.plan.plan`.
     micro_batch : int
         Images per forward pass, clean and attacked together; its shape is fixed, so that no image influences another.
         If memory runs out, it is halved, and all images are followed again.
+    planned : Plan, optional
+        The plan of this network, for images of this shape and these layers; default: it is made.
 
     Returns
     -------
     list of LayerMaps
-        In the order in which the layers run. A layer whose output's first axis is not the images is left out.
+        In the order in which the layers run. Left out are layers whose output has no axis of images, and layers that do
+        not run for all images.
 
     Raises
     ------
     OnepixError
-        If a pattern fits no layer, or as in `Classifier.follow`.
+        If a pattern fits no layer, the network cannot run on such images, or none of its layers can be followed.
 
     Notes
     -----
@@ -93,10 +101,12 @@ def propagation_maps(
     PM_max and PM_avg.
     """
     refuse_script(classifier.network, classifier.name)
-    name = classifier.name
-    maps, _ = halving(lambda size: _maps(classifier, clean, attacked, layers, size, description), micro_batch, name)
+    found = planned or plan(classifier.network, (clean.shape[3], *clean.shape[1:3]), layers)
+    maps, _ = halving(
+        lambda size: _maps(classifier, clean, attacked, layers, size, description, found), micro_batch, classifier.name
+    )
     if not maps:
-        raise OnepixError(f"network {name}: none of its layers can be followed; expected layers that are modules")
+        raise OnepixError(f"network {classifier.name}: none of its layers can be followed")
     return maps
 
 
@@ -107,42 +117,45 @@ def _maps(
     layers: Literal["auto"] | Sequence[str],
     micro_batch: int,
     description: str,
+    planned: Plan,
 ) -> list[LayerMaps]:
     """Follow pixel changes in batches of one size; parameters and return value as in `propagation_maps`."""
     pairs = max(micro_batch // 2, 1)
-    whole: list[LayerMaps] = []
+    whole: dict[str, LayerMaps] = {}
     with progress_bar(len(clean), description, "image") as bar:
         for start in range(0, max(len(clean), 1), pairs):  # without images, too, the layers are needed
             before, after = clean[start : start + pairs], attacked[start : start + pairs]
             blank = clean.new_zeros(pairs - len(before), *clean.shape[1:])
-            parts = _followed(classifier, torch.cat([before, blank, after, blank]), len(before), layers)
-            whole = whole or [_empty(part, len(clean)) for part in parts]
-            for layer, part in zip(whole, parts, strict=True):
-                for name in BY_IMAGE:
-                    getattr(layer, name)[start : start + pairs] = getattr(part, name)
+            parts = _followed(classifier, torch.cat([before, blank, after, blank]), len(before), layers, planned)
+            if not start:
+                whole = {name: _empty(part, len(clean)) for name, part in parts.items()}
+            whole = {name: layer for name, layer in whole.items() if name in parts}
+            for name, layer in whole.items():
+                for values in BY_IMAGE:
+                    getattr(layer, values)[start : start + pairs] = getattr(parts[name], values)
             bar.update(len(before))
-    return whole
+    return list(whole.values())
 
 
 def _followed(
-    classifier: Classifier, batch: Tensor, images: int, layers: Literal["auto"] | Sequence[str]
-) -> list[LayerMaps]:
+    classifier: Classifier, batch: Tensor, images: int, layers: Literal["auto"] | Sequence[str], planned: Plan
+) -> dict[str, LayerMaps]:
     """Return reduced maps of a batch whose first half is clean and whose second half is attacked."""
-    recorded: list[LayerMaps] = []
+    recorded: dict[str, LayerMaps] = {}
     size = (batch.shape[1], batch.shape[2])
+    steps = {step.name: step for step in planned.followed.values()}
 
     def see(name: str, operator: str, output: Tensor) -> None:
-        if len(output) != len(batch):
-            return
-        for suffix, maps in feature_maps(operator, output, size).items():
-            recorded.append(_reduced(name + suffix, operator, tuple(output.shape[1:]), maps, images))
+        for suffix, maps in feature_maps(operator, output, size, steps[name]).items():
+            entry = planned.with_suffix(name, suffix)
+            recorded[entry] = _reduced(entry, operator, tuple(output.shape[1:]), maps, images, suffix == EXTRA)
 
-    with exact_float32(), watching(classifier.network, layers, see):
+    with exact_float32(), watching(classifier.network, layers, see, planned):
         classifier.follow(classifier.scaled(batch))
     return recorded
 
 
-def _reduced(name: str, operator: str, shape: tuple[int, ...], maps: Tensor, images: int) -> LayerMaps:
+def _reduced(name: str, operator: str, shape: tuple[int, ...], maps: Tensor, images: int, extra: bool) -> LayerMaps:
     half = len(maps) // 2
     clean, attacked = maps[:images].float(), maps[half : half + images].float()
     change = (clean - attacked).abs_()
@@ -156,6 +169,7 @@ def _reduced(name: str, operator: str, shape: tuple[int, ...], maps: Tensor, ima
         clean_peak=clean.abs().amax(every).cpu(),
         clean_energy=torch.linalg.vector_norm(clean, 2, every).square().cpu(),
         delta_energy=torch.linalg.vector_norm(change, 2, every).square().cpu(),
+        extra=extra,
     )
 
 

@@ -1,11 +1,8 @@
 """Theoretical receptive fields: which pixels a position of a layer can see, and which positions a pixel can reach."""
 
-import contextlib
 import dataclasses
 import functools
-import itertools
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from onepix.errors import OnepixError
-from onepix.networks.gate import words
+from onepix.layers.steps import (
+    NEW,
+    Key,
+    Steps,
+    function_of,
+    has_numbers,
+    made_up_images,
+    observed,
+    operator_of_call,
+    tensors,
+    trial_run,
+    version,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +80,7 @@ class ReceptiveField:
 
 
 def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, ReceptiveField | None]:
-    """Find the theoretical receptive field of every layer of a network.
+    """Find the theoretical receptive field of every layer and functional operation of a network.
 
     The network runs once, in evaluation mode, on an artificial image of its own device and dtype;
     every torch call on the way is followed. The network is left as it was.
@@ -86,8 +95,8 @@ def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[st
     Returns
     -------
     dict of str to ReceptiveField or None
-        One entry per module call, in the order in which the calls end. The key is the module's dotted
-        name, `""` for the network itself; the second call of a module is `name#2`, and so on.
+        One entry per step, in the order in which the steps end, named as in `onepix.layers.steps.Steps`:
+        modules by their dotted names, `""` for the network itself, functional operations as `name.add()`.
         None: the spatial extent could not be followed, and a position may see the whole image.
 
     Raises
@@ -111,21 +120,12 @@ def receptive_fields(network: nn.Module, shape: tuple[int, int, int]) -> dict[st
         raise OnepixError(
             f"receptive fields: the shape must be three positive integers (channels, height, width), got {shape}"
         )
-    tracer = _Tracer()
-    try:
-        # Inference tensors have no version counter, which shows the tracer writing in place.
-        with _observed(network, tracer.enter_layer), torch.inference_mode(False), torch.no_grad():
-            image = _made_up_image(network, shape)
-            tracer.enter(image, ReceptiveField(size=(1, 1), jump=(1, 1), start=(0, 0)))
-            with tracer:
-                network(image)
-    except OnepixError:
-        raise
-    except (Exception, SystemExit) as error:  # the network's own code may raise anything
-        raise OnepixError(
-            f"receptive fields: the network ({type(network).__name__}) cannot run on an image of (channels, height, "
-            f"width) {shape}: {words(error)}"
-        ) from error
+    tracer = _Tracer(network)
+    with trial_run(network, "receptive fields", shape), observed(network, tracer):
+        image = made_up_images(network, 1, shape)
+        tracer.enter(image, ReceptiveField(size=(1, 1), jump=(1, 1), start=(0, 0)))
+        with tracer:
+            network(image)
     return tracer.layers
 
 
@@ -136,28 +136,6 @@ def _positions(pixel: int, size: int, jump: int, start: int, length: int) -> sli
     return slice(first, end) if first < end else slice(0, 0)
 
 
-@contextlib.contextmanager
-def _observed(network: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    """Set a network to evaluation mode, with a forward hook on every module; undo both at the end."""
-    with contextlib.ExitStack() as undo:
-        for name, module in network.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                raise OnepixError(
-                    f"receptive fields: module {name!r} is TorchScript, whose calls cannot be followed; "
-                    "expected the network as plain torch modules"
-                )
-            undo.callback(setattr, module, "training", module.training)
-            undo.callback(module.register_forward_hook(functools.partial(hook, name), with_kwargs=True).remove)
-        network.eval()
-        yield
-
-
-def _made_up_image(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    weights = itertools.chain(network.parameters(), network.buffers())
-    like = next((tensor for tensor in weights if tensor.is_floating_point()), torch.zeros(1))
-    return torch.linspace(0, 1, math.prod(shape), dtype=like.dtype, device=like.device).reshape(1, *shape)
-
-
 class _Tracer(TorchFunctionMode):
     """Carry receptive fields from the arguments of every torch call to its outputs.
 
@@ -165,29 +143,32 @@ class _Tracer(TorchFunctionMode):
     version. If something writes into the tensor later, even through a view, its version changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.layers: dict[str, ReceptiveField | None] = {}
-        self._calls: Counter[str] = Counter()
+        self._steps = Steps(network)
         self._known = WeakTensorKeyDictionary()
 
     def enter(self, tensor: Tensor, field: ReceptiveField | None) -> None:
         """Store the field of a tensor; a tensor that is not float cannot be followed, see `_keeps_positions`."""
-        self._known[tensor] = (field if tensor.is_floating_point() else None, _version(tensor))
+        self._known[tensor] = (field if tensor.is_floating_point() else None, version(tensor))
 
-    def enter_layer(
-        self, name: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        """Note the field of a module's output when it returns (a forward hook)."""
-        if self._followed((args, kwargs)):
+    def entered(self, name: str, _inputs: object) -> None:
+        """Note that a module begins to run."""
+        self._steps.entered(name)
+
+    def left(self, name: str, inputs: object, output: Any) -> None:
+        """Note the field of a module's output when it returns."""
+        if self._followed(inputs):
             # An output computed outside of torch (NumPy, C++) may depend on the whole image.
-            for tensor in _tensors(output):
+            for tensor in tensors(output):
                 if tensor not in self._known:
                     self.enter(tensor, None)
-        self._calls[name] += 1
-        key = name if self._calls[name] == 1 else f"{name}#{self._calls[name]}"
+        self._note(self._steps.left(name), output)
+
+    def _note(self, key: Key, output: Any) -> None:
         followed = isinstance(output, Tensor) and output in self._known
-        self.layers[key] = self._field(output) if followed else None
+        self.layers[self._steps.name_of(key)] = self._field(output) if followed else None
 
     def __torch_function__(
         self,
@@ -198,26 +179,30 @@ class _Tracer(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         followed = self._followed((args, kwargs))
-        if not followed or func in _NEW:
+        if not followed or func in NEW:
             return func(*args, **kwargs)
+        closed = self._steps.closed
         # Before the call, as the call may write to its arguments.
         field = self._field_after(func, args, kwargs, followed)
-        versions = [(tensor, _version(tensor)) for tensor in _tensors((args, kwargs))]
+        versions = [(tensor, version(tensor)) for tensor in tensors((args, kwargs))]
         outputs = func(*args, **kwargs)
-        for tensor, version in versions:
-            if _version(tensor) != version:
+        for tensor, before in versions:
+            if version(tensor) != before:
                 for written in (tensor, *([] if tensor._base is None else [tensor._base])):
                     self.enter(written, None)
-        for tensor in _tensors(outputs):
+        for tensor in tensors(outputs):
             self.enter(tensor, field)
+        operator = None if closed else operator_of_call(function_of(func), len(followed))
+        if operator and has_numbers(outputs):
+            self._note((self._steps.running, function_of(func), 0), outputs)
         return outputs
 
     def _followed(self, nested: object) -> list[Tensor]:
-        return [tensor for tensor in _tensors(nested) if tensor in self._known]
+        return [tensor for tensor in tensors(nested) if tensor in self._known]
 
     def _field(self, tensor: Tensor) -> ReceptiveField | None:
-        field, version = self._known[tensor]
-        return field if version == _version(tensor) else None
+        field, before = self._known[tensor]
+        return field if before == version(tensor) else None
 
     def _field_after(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], followed: list[Tensor]
@@ -233,14 +218,6 @@ class _Tracer(TorchFunctionMode):
             if field:
                 return field
         return _join(fields) if _keeps_positions(func, args, kwargs, followed) else None
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _tensors(nested: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]
 
 
 def _join(fields: Sequence[ReceptiveField]) -> ReceptiveField | None:
@@ -272,7 +249,7 @@ def _keeps_positions(
 
     for mask in _separating_masks(shape[0], shape[1], followed[0].device):
         trial_args, trial_kwargs = tree_map_only(Tensor, functools.partial(marked, mask), (args, dict(kwargs)))
-        outputs = [out for out in _tensors(func(*trial_args, **trial_kwargs)) if out.is_floating_point()]
+        outputs = [out for out in tensors(func(*trial_args, **trial_kwargs)) if out.is_floating_point()]
         if not outputs or any(out.ndim < 4 or out.shape[-2:] != shape for out in outputs):
             return False
         if any((out.isnan() & ~mask).any() for out in outputs):
@@ -403,10 +380,4 @@ _RULES: dict[Callable[..., Any], Callable[..., ReceptiveField | None]] = {
     F.adaptive_max_pool2d: _adaptive_pool2d,
     F.pad: _pad,
     Tensor.__getitem__: _getitem,
-}
-
-# Calls that use only the dtype, the device or the shape of a tensor.
-_NEW: set[Callable[..., Any]] = {
-    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like),
-    *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty),
 }

@@ -1,116 +1,156 @@
 """Layers: which modules of a network are followed, in which order they run, and their outputs as feature maps."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
-from torch.nn.modules import activation, batchnorm, conv, dropout, instancenorm, normalization, pooling
-from torch.utils.hooks import RemovableHandle
+from torch.overrides import TorchFunctionMode
 
-from onepix.names import chosen, fits
+from onepix.errors import OnepixError
+from onepix.layers.axes import laid_out
+from onepix.layers.outputs import main_output, with_main_output
+from onepix.layers.plan import Plan, Step, plan
+from onepix.layers.steps import Key, Steps, function_of, observed
+from onepix.layers.steps import operator_of as operator_of
+from onepix.names import chosen
 
-# PyTorch's activations have no common base class; they are recognised by the Python module that defines them.
-OPERATORS = {
-    conv.__name__: "convolution",
-    activation.__name__: "activation",
-    pooling.__name__: "pooling",
-    batchnorm.__name__: "normalisation",
-    instancenorm.__name__: "normalisation",
-    normalization.__name__: "normalisation",
-    dropout.__name__: "dropout",
-}
-AUTO = ("convolution", "activation", "attention", "pooling", "linear", "block")
 EXTRA = "@extra"  # end of the name of tokens without a position in the image
 MOST_EXTRA_TOKENS = 8
-
-
-def operator_of(module: nn.Module) -> str:
-    """Return a module's kind of layer.
-
-    It is convolution, activation, attention, pooling, linear, normalisation, dropout, container (nn.Sequential and the
-    like), block (any other module with children) or other.
-    """
-    if isinstance(module, nn.Linear):
-        return "linear"
-    if isinstance(module, nn.MultiheadAttention):
-        return "attention"
-    for base in type(module).__mro__:
-        if base.__module__ in OPERATORS:
-            return OPERATORS[base.__module__]
-    if isinstance(module, nn.Sequential | nn.ModuleList):
-        return "container"
-    return "block" if any(module.children()) else "other"
+See = Callable[[str, str, Tensor], Tensor | None]
 
 
 @contextmanager
 def watching(
-    network: nn.Module, layers: Literal["auto"] | Sequence[str], see: Callable[[str, str, Tensor], Tensor | None]
+    network: nn.Module, layers: Literal["auto"] | Sequence[str], see: See, planned: Plan | None = None
 ) -> Iterator[None]:
-    """Call a function on the output of each chosen layer when it runs.
+    """Call a function on the output of each chosen step when it runs: of modules, blocks and functional operations.
 
     Parameters
     ----------
     network : nn.Module
-        Its modules are watched, but not the network itself, whose output is that of its last layer.
+        Its modules and the calls in them are watched, but not the network itself, whose output is that of its last
+        layer. It is called with images (N, C, H, W) as its first argument.
     layers : "auto" or sequence of str
-        Glob patterns of names, or "auto": convolutions, activations, attention, pooling, linear layers and blocks, but
-        no block whose output is that of its last layer.
+        As in `onepix.layers.plan.plan`.
     see : callable
-        Takes name, operator and output of a layer, in the order in which the layers run; if it returns a tensor, that
-        replaces the output. The name is dotted; the second call of a module is `name#2`. If a layer has several
-        outputs, the first is used. Attention with tokens on the first axis is seen with images first, like all others.
+        Takes name, operator and output of a step, in the order in which the steps end; if it returns a tensor, that
+        replaces the output. Names are as in `onepix.layers.steps.Steps`. If a step has several outputs, the first is
+        used. Images are first, whichever axis they lie on in the network. Steps whose output has no axis of images are
+        not seen.
+    planned : Plan, optional
+        The plan of this network, for images of this shape and these layers; default: it is made when the network is
+        called.
 
     Raises
     ------
     OnepixError
-        At the end, if a pattern fits no layer that has run and returned a tensor.
+        At the end, if a pattern fits no step that has run and returned a tensor; when the network is called, if it
+        cannot run on such images.
     """
-    calls: Counter[str] = Counter()
-    latest: list[Tensor] = []
-    ran: list[str] = []
-
-    def watch(name: str, module: nn.Module) -> RemovableHandle:
-        operator = operator_of(module)
-
-        def hook(_module: nn.Module, _inputs: object, output: object) -> object:
-            calls[name] += 1
-            entry = name if calls[name] == 1 else f"{name}#{calls[name]}"
-            first = output[0] if isinstance(output, tuple) and output else output
-            if not isinstance(first, Tensor) or first.ndim < 2:
-                return None
-            ran.append(entry)
-            if layers == "auto":
-                passed_on = operator == "block" and bool(latest) and first is latest[0]
-                wanted = operator in AUTO and not passed_on
-            else:
-                wanted = fits(entry, layers)
-            if not wanted:
-                return None
-            tokens_first = isinstance(module, nn.MultiheadAttention) and not module.batch_first and first.ndim == 3
-            changed = see(entry, operator, first.transpose(0, 1) if tokens_first else first)
-            latest[:] = [first]
-            if changed is None:
-                return None
-            latest[:] = [changed.transpose(0, 1) if tokens_first else changed]
-            return (*latest, *output[1:]) if isinstance(output, tuple) else latest[0]
-
-        return module.register_forward_hook(hook)
-
-    handles = [watch(name, module) for name, module in network.named_modules() if name]
-    try:
+    watcher = _Watcher(network, layers, see, planned)
+    with observed(network, watcher), watcher:
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    if layers != "auto":
+    if layers != "auto" and watcher.planned:
         for pattern in layers:
-            chosen(ran, [pattern], "propagation.layers", "layer of the network")
+            chosen(watcher.planned.ran, [pattern], "propagation.layers", "layer of the network")
 
 
-def feature_maps(operator: str, output: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
+class _Watcher(TorchFunctionMode):
+    """Show the outputs of planned steps."""
+
+    def __init__(
+        self, network: nn.Module, layers: Literal["auto"] | Sequence[str], see: See, planned: Plan | None
+    ) -> None:
+        super().__init__()
+        self.planned = planned
+        self._network, self._layers, self._see = network, layers, see
+        self._steps = Steps(network)
+        self._idle = False  # while a plan is made, or an output is looked at
+        self._followed: Mapping[Key, Step] = {}
+        self._functions: set[tuple[str, str]] = set()
+
+    def entered(self, name: str, inputs: object) -> None:
+        if self._idle:
+            return
+        if not name:
+            self._begin(inputs)
+        self._steps.entered(name)
+
+    def _begin(self, images: object) -> None:
+        """Make a plan, if there is none yet, and count all calls anew."""
+        if self.planned is None:
+            with self._resting():
+                self.planned = plan(self._network, _shape(images), self._layers)
+        self._followed = self.planned.followed
+        self._functions = {(module, function) for module, function, _ in self._followed}
+        self._steps = Steps(self._network)
+
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        self._idle = True
+        try:
+            yield
+        finally:
+            self._idle = False
+
+    def left(self, name: str, _inputs: object, output: Any) -> Any:
+        if self._idle:
+            return None
+        step = self._followed.get(self._steps.left(name))
+        return None if step is None else self._shown(step, output)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if self._idle or self._steps.closed:
+            return output
+        function = function_of(func)
+        if (self._steps.running, function) not in self._functions:
+            return output
+        step = self._followed.get(self._steps.called(function))
+        changed = None if step is None else self._shown(step, output)
+        if changed is None:
+            return output
+        main, new = main_output(output), main_output(changed)
+        assert main is not None
+        assert new is not None
+        written = any(main is given for given in (*args, *kwargs.values()))
+        if written and not torch.is_grad_enabled():  # the network may not use what a call in place returns
+            main.copy_(new)
+            return output
+        return changed
+
+    def _shown(self, step: Step, output: Any) -> Any:
+        """Show an output, and return it with what replaces it; None if nothing does."""
+        main = main_output(output)
+        if main is None or step.images is None or main.ndim != len(step.shape) + 1:
+            return None
+        images_first = main.movedim(step.images, 0) if step.images else main
+        if images_first.shape[1:] != step.shape:  # these images take another way through the network
+            return None
+        with self._resting():
+            changed = self._see(step.name, step.operator, images_first)
+        return None if changed is None else with_main_output(output, changed.movedim(0, step.images))
+
+
+def _shape(inputs: object) -> tuple[int, int, int]:
+    images = main_output(inputs)
+    if images is None or images.ndim != 4:
+        raise OnepixError("layers: expected the network to be called with images (N, C, H, W)")
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def feature_maps(operator: str, output: Tensor, image: tuple[int, int], step: Step | None = None) -> dict[str, Tensor]:
     """Return a layer's output as feature maps.
 
     Parameters
@@ -121,6 +161,8 @@ def feature_maps(operator: str, output: Tensor, image: tuple[int, int]) -> dict[
         Shape (N, …).
     image : tuple of int
         Height and width of the images.
+    step : Step, optional
+        The layer's step in a plan, which knows where the positions lie; default: that is guessed by the shape.
 
     Returns
     -------
@@ -129,6 +171,9 @@ def feature_maps(operator: str, output: Tensor, image: tuple[int, int]) -> dict[
         on a grid with the image's proportions; up to 8 tokens before them that do not belong to the grid (class token,
         registers) are under "@extra", (N, C, 1, tokens). Channels may come last, as in Swin transformers.
     """
+    if step is not None:
+        placed, others = laid_out(output, step.grid)
+        return {"": placed} | ({} if others is None else {EXTRA: others})
     if output.ndim == 4:
         last = operator == "linear" or (
             operator not in ("convolution", "pooling")

@@ -52,6 +52,8 @@ class CheckedPair:
         Peak memory of the process (on a GPU: of PyTorch's tensors), in bytes.
     passes : float or None
         Candidates screened per second.
+    unfollowed : list of str
+        What propagation does not follow in the network, or not as maps: see `onepix.layers.plan.Plan`.
     weights : str
         Where the weights come from.
     verified : str
@@ -78,6 +80,7 @@ class CheckedPair:
     scaling: dict[str, Any] = dataclasses.field(default_factory=dict)
     memory: int | None = None
     passes: float | None = None
+    unfollowed: list[str] = dataclasses.field(default_factory=list)
     weights: str = ""
     verified: str = ""
     logits: str = ""
@@ -362,12 +365,15 @@ def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", imag
     from onepix.engine.devices import choose_micro_batch
     from onepix.files.records import attacked_images
     from onepix.layers.effective_field import effective_fields
+    from onepix.layers.plan import plan
     from onepix.layers.propagation import propagation_maps
     from onepix.layers.receptive_field import receptive_fields
 
     height, width, channels = image.images.shape[1:]
     device = classifier.mean.device
     clean = torch.from_numpy(image.images).to(device)
+    planned = plan(classifier.network, (channels, height, width), config.propagation.layers)
+    row.unfollowed = [*planned.unfollowed]
     effective_fields(classifier, clean, config.propagation.layers)
     fields = receptive_fields(classifier.network, (channels, height, width))
     chosen = choose_micro_batch(config.engine.micro_batch, device, height, width)
@@ -379,7 +385,8 @@ def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", imag
         records = attack_images(classifier, image, settings, engine, keep_maps=scans, is_tried=True).records
         attacked = records[records["eligible"]]
         changed = torch.from_numpy(attacked_images(image.images[: len(attacked)], attacked)).to(device)
-        layers = propagation_maps(classifier, clean[: len(changed)], changed, config.propagation.layers, 2)
+        before = clean[: len(changed)]
+        layers = propagation_maps(classifier, before, changed, config.propagation.layers, 2, planned=planned)
         maps_tree(layers, fields, said_of_attacks(attacked).assign_attrs(image_shape=[height, width]))
 
 

@@ -37,6 +37,10 @@ def show(config: Config, rows: Iterable[CheckedPair]) -> int:
     for row in found:
         for said in notes(row):
             console.print(f"{row.dataset} × {row.network}: {said}", soft_wrap=True, markup=False, style="yellow")
+        if row.unfollowed:
+            unfollowed = f"{row.dataset} × {row.network}: not followed, or not as maps: {', '.join(row.unfollowed)}"
+            console.print(unfollowed, soft_wrap=True, markup=False)
+    for row in found:
         if row.fault:
             console.print(f"{row.dataset} × {row.network}: {row.fault}", soft_wrap=True, markup=False, style="red")
     unused = [name for name in config.networks if all(name != row.network for row in found)]

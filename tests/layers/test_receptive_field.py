@@ -562,7 +562,9 @@ def test_every_layer_of_a_residual_network_against_lit_pixels() -> None:
         )
     with torch.no_grad():
         network(images)
-    checked = [name for name, field in fields.items() if field]
+    checked = [name for name, field in fields.items() if field and not name.endswith("()")]
+    for sum_, relu in (("1.layer1.0.add()", "1.layer1.0.relu2"), ("1.layer3.0.add()", "1.layer3.0.relu2")):
+        assert fields[sum_] == fields[relu]
     assert {"0", "1.layer1", "1.layer2.0.relu2", "1.layer3.0.conv2"} <= set(checked)
     for name in checked:
         for mask, (row, column) in zip(reached[name], pixels, strict=True):

@@ -43,13 +43,14 @@ def test_operators(module, operator):
 
 def test_auto_follows_blocks_that_add_something_to_their_last_layer():
     names = names_of(build("resnet8"), torch.zeros(1, 3, 16, 16))
-    assert [name for name, _ in names[:6]] == [
-        "conv1",
-        "relu",
-        "layer1.0.conv1",
-        "layer1.0.relu1",
-        "layer1.0.conv2",
-        "layer1.0.relu2",
+    assert names[:7] == [
+        ("conv1", "convolution"),
+        ("relu", "activation"),
+        ("layer1.0.conv1", "convolution"),
+        ("layer1.0.relu1", "activation"),
+        ("layer1.0.conv2", "convolution"),
+        ("layer1.0.add()", "sum"),
+        ("layer1.0.relu2", "activation"),
     ]
     assert "block" not in {operator for _, operator in names}, "each block's output is that of its last activation"
 
@@ -164,8 +165,8 @@ def test_tokens_first_or_images_first_is_the_same(replacing):
 
         with torch.no_grad(), watching(network, "auto", see):
             network(torch.arange(2 * 16 * 12.0).reshape(2, 1, 16, 12) / 100)
-    assert [name for name, _ in seen] == ["patches", "attention", "linear"] * 2
-    for (_, one), (_, other) in zip(seen[:3], seen[3:], strict=True):
+    assert [name for name, _ in seen] == ["patches", "attention", "mean()", "linear"] * 2
+    for (_, one), (_, other) in zip(seen[:4], seen[4:], strict=True):
         torch.testing.assert_close(one, other)
     assert seen[1][1].shape == (2, 12, 8)
 

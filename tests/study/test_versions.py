@@ -104,9 +104,9 @@ def test_no_more_maps_than_are_wanted(layout):
 def test_what_was_written_before_versions_were_stated_is_of_the_first(layout):
     for manifest in layout.manifests():
         rewritten(manifest, format=None, version=None)
-    rewritten(layout.chunk("attack", RUN, "000000-000003"), PART, format=None, version=None)
-    for reader in read_all(layout).values():
-        reader()
+    for name, reader in read_all(layout).items():
+        if name != PART:  # scans have had a second version since
+            reader()
     assert list(outdated(layout.manifests())) == []
 
 
@@ -119,12 +119,12 @@ def test_another_version_is_told_in_one_line_and_nothing_is_deleted(layout, name
     with pytest.raises(OnepixError) as caught:
         read_all(layout)[name]()
     assert str(caught.value) == (
-        f"{manifest}: {form.name} of version 0, expected version 1; "
+        f"{manifest}: {form.name} of version 0, expected version {form.version}; "
         f"snakemake --cores all --force {manifest} makes them again"
     )
     (line,) = outdated(layout.manifests())
     assert line == (
-        f"1 result holds {form.name} of version 0, expected version 1: "
+        f"1 result holds {form.name} of version 0, expected version {form.version}: "
         "these and all results made from them will be made again"
     )
     assert sorted(layout.results.rglob("*")) == before
