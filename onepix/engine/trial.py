@@ -15,7 +15,7 @@ from onepix.errors import OnepixError
 from onepix.networks.classifier import Classifier
 
 PIXELS, FEWEST, MOST = 1 << 16, 16, 64  # of all images that are tried; the fewest and the most images
-REPEATS = 4  # passes that look for chance, which may act rarely
+REPEATED = 256  # images in all the passes that look for chance, which may act rarely, once something differed
 # Of the largest logit. At another index of the batch, a library may round differently, though it does not on the
 # processors that were tried; with the same index, the bits must be equal.
 ROUNDING = 1e-3
@@ -83,7 +83,7 @@ def _of_a_batch(classifier: Classifier, batch: Tensor) -> Tensor:
     moved = (first - reverse).abs().max() > ROUNDING * first.abs().max()
     if alike and not moved:
         return first
-    if any(not _equal(first, classifier(batch)) for _ in range(REPEATS)):
+    if any(not _equal(first, classifier(batch)) for _ in range(_repeats(batch))):
         raise OnepixError(_random(classifier, batch))
     index = torch.arange(len(batch), device=batch.device)
     if alike:
@@ -104,11 +104,14 @@ def _equal(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
+def _repeats(batch: Tensor) -> int:
+    return max(REPEATED // len(batch), 1)
+
+
 def _random(classifier: Classifier, batch: Tensor) -> str:
     index = torch.arange(len(batch), device=batch.device)
-    where = ""
-    for _ in range(REPEATS):
-        where = where or _likely(classifier, (batch, index), (batch, index))
+    tries = (_likely(classifier, (batch, index), (batch, index)) for _ in range(_repeats(batch)))
+    where = next(filter(None, tries), "")
     return (
         f"network {classifier.name} answers differently when it sees the same images again: it is random in "
         f"evaluation, or changes itself{where}; functions such as F.dropout need "

@@ -101,13 +101,12 @@ def propagation_maps(
     PM_max and PM_avg.
     """
     refuse_script(classifier.network, classifier.name)
-    name = classifier.name
     found = planned or plan(classifier.network, (clean.shape[3], *clean.shape[1:3]), layers)
     maps, _ = halving(
-        lambda size: _maps(classifier, clean, attacked, layers, size, description, found), micro_batch, name
+        lambda size: _maps(classifier, clean, attacked, layers, size, description, found), micro_batch, classifier.name
     )
     if not maps:
-        raise OnepixError(f"network {name}: none of its layers can be followed")
+        raise OnepixError(f"network {classifier.name}: none of its layers can be followed")
     return maps
 
 

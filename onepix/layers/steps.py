@@ -258,8 +258,8 @@ def trial_run(network: nn.Module, what: str, shape: tuple[int, int, int]) -> Ite
     with contextlib.ExitStack() as undo:
         for module in network.modules():
             undo.callback(setattr, module, "training", module.training)
-        network.eval()
         try:
+            network.eval()
             # Inference tensors have no version counter, which shows that a call writes in place.
             with torch.inference_mode(False), torch.no_grad():
                 yield

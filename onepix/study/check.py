@@ -369,8 +369,6 @@ def _try_out(
     refuse_what_is_lost(classifier, again, pictures[:2])
     _follow_one(row, config, classifier, dataclasses.replace(few.select(few.ids[:1].tolist()), labels=seen[:1]))
     row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
-    height, width, channels = few.images.shape[1:]
-    row.unfollowed = [*plan(classifier.network, (channels, height, width), config.propagation.layers).unfollowed]
 
 
 def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", image: "ImageSet") -> None:
@@ -382,12 +380,15 @@ def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", imag
     from onepix.engine.devices import choose_micro_batch
     from onepix.files.records import attacked_images
     from onepix.layers.effective_field import effective_fields
+    from onepix.layers.plan import plan
     from onepix.layers.propagation import propagation_maps
     from onepix.layers.receptive_field import receptive_fields
 
     height, width, channels = image.images.shape[1:]
     device = classifier.mean.device
     clean = torch.from_numpy(image.images).to(device)
+    planned = plan(classifier.network, (channels, height, width), config.propagation.layers)
+    row.unfollowed = [*planned.unfollowed]
     effective_fields(classifier, clean, config.propagation.layers)
     fields = receptive_fields(classifier.network, (channels, height, width))
     chosen = choose_micro_batch(config.engine.micro_batch, device, height, width)
@@ -399,7 +400,8 @@ def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", imag
         records = attack_images(classifier, image, settings, engine, keep_maps=scans, is_tried=True).records
         attacked = records[records["eligible"]]
         changed = torch.from_numpy(attacked_images(image.images[: len(attacked)], attacked)).to(device)
-        layers = propagation_maps(classifier, clean[: len(changed)], changed, config.propagation.layers, 2)
+        before = clean[: len(changed)]
+        layers = propagation_maps(classifier, before, changed, config.propagation.layers, 2, planned=planned)
         maps_tree(layers, fields, said_of_attacks(attacked).assign_attrs(image_shape=[height, width]))
 
 

@@ -177,7 +177,7 @@ def test_labels_that_are_none_are_refused_by_their_cause(tmp_path: Path) -> None
     [
         ("a.npz", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         ("a.npz", b"<html></html>", "a web page"),
-        ("a.npz", gzip.compress(b"words"), "compressed by gzip"),
+        ("a.npz", gzip.compress(b"words", mtime=0), "compressed by gzip"),
         ("a.npz", b"", "an empty file"),
         ("a.npz", b"words", "neither .npz nor .npy"),
         ("a.parquet", b"PAR1", "a Parquet file"),

@@ -29,6 +29,9 @@ ERRORS = {
 }
 
 
+PLANNED = 2  # images of the first run, which plans what is followed; there is room for it
+
+
 class Crowded(Tiny):
     """A network on a machine that has room for a few images; it notes how many it was given."""
 
@@ -40,7 +43,7 @@ class Crowded(Tiny):
     def forward(self, x):
         self.sizes.append(len(x))
         maps = self.conv(x)
-        if len(x) > self.room:
+        if len(x) > self.room and len(x) > PLANNED * (len(self.sizes) == 1):
             raise self.error
         return self.fc(maps.relu().mean((2, 3)))
 
@@ -61,10 +64,11 @@ def test_propagation_halves_its_batch_and_gives_the_maps_of_the_smaller_one(erro
     clean, attacked = noise(7), noise(7, 1)
     with pytest.warns(UserWarning, match="network crowded: out of memory; continuing with micro-batches of 4"):
         found = propagation_maps(classifier, clean, attacked, micro_batch=16)
-    assert classifier.network.sizes == [16, 8, 4, 4, 4, 4]
+    assert classifier.network.sizes == [PLANNED, 16, 8, 4, 4, 4, 4]
     expected = propagation_maps(crowded(5), clean, attacked, micro_batch=4)
     whole = propagation_maps(crowded(99), clean, attacked, micro_batch=16)
-    assert [layer.name for layer in found] == [layer.name for layer in expected] == ["conv", "fc"]
+    assert [layer.name for layer in found] == [layer.name for layer in expected]
+    assert {"conv", "fc"} <= {layer.name for layer in found}
     for layer, same, other in zip(found, expected, whole, strict=True):
         for name in BY_IMAGE:
             assert torch.equal(getattr(layer, name), getattr(same, name)), "to the last bit, in the same shape"
@@ -76,10 +80,10 @@ def test_memory_that_runs_out_later_is_noticed_too():
     """The last batch meets a fuller device."""
     classifier = crowded(16)
     network = classifier.network
-    network.register_forward_pre_hook(lambda *_: setattr(network, "room", 4 if len(network.sizes) >= 1 else 16))
+    network.register_forward_pre_hook(lambda *_: setattr(network, "room", 4 if len(network.sizes) >= 2 else 16))
     with pytest.warns(UserWarning, match="continuing"):
         found = propagation_maps(classifier, noise(9), noise(9, 1), micro_batch=8)
-    assert network.sizes == [8, 8, 4, 4, 4, 4, 4]
+    assert network.sizes == [PLANNED, 8, 8, 4, 4, 4, 4, 4]
     expected = propagation_maps(crowded(4), noise(9), noise(9, 1), micro_batch=4)
     assert torch.equal(found[0].maximum, expected[0].maximum)
 
@@ -88,7 +92,7 @@ def test_effective_fields_halve_their_batch():
     classifier, images = crowded(3), noise(6)
     with pytest.warns(UserWarning, match="micro-batches of 2"):
         found = effective_fields(classifier, images, micro_batch=4)
-    assert classifier.network.sizes == [4, 2, 2, 2]
+    assert classifier.network.sizes == [PLANNED, 4, 2, 2, 2]
     for field, same in zip(found, effective_fields(crowded(3), images, micro_batch=2), strict=True):
         assert torch.equal(field.gradient, same.gradient)
 

@@ -401,17 +401,13 @@ class Broken(nn.Module):
 @pytest.mark.parametrize(
     ("classifier", "reason"),
     [
-        (
-            random_classifier("lenet", 1),
-            r"the network \(LeNet\) cannot run on an image of .* \(1, 18, 16\): .*mat1 and mat2 shapes",
-        ),
+        (random_classifier("lenet", 1), r"\(LeNet\) cannot run on an image of .* \(1, 18, 16\): .*mat1 and mat2"),
         (
             classifier_of(Broken(), nn.ReLU()),
-            r"network Sequential has no gradient on images of \(height, width, channels\) \(18, 16, 1\): "
-            r"RuntimeError: one of the vari",
+            r"Sequential has no gradient on images of .* \(18, 16, 1\): RuntimeError: one of the vari",
         ),
     ],
 )
 def test_a_network_that_has_no_gradient_is_told_in_one_line(classifier, reason):
-    with pytest.raises(OnepixError, match=rf"^effective receptive fields: {reason}[^\n]*$"):
+    with pytest.raises(OnepixError, match=rf"^effective receptive fields: (the )?network {reason}[^\n]*$"):
         effective_fields(classifier, noise(2, 18, 16))
