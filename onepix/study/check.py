@@ -351,7 +351,6 @@ def _try_out(
     from onepix.engine.evaluator import Evaluator
     from onepix.engine.speed import passes_per_second
     from onepix.engine.trial import tried
-    from onepix.layers.plan import plan
     from onepix.networks.storing import refuse_what_is_lost, stored_and_loaded
 
     pictures = torch.from_numpy(few.images).to(classifier.mean.device)
