@@ -149,8 +149,8 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((key, inner) for key, inner in parts.items() if isinstance(key, str) and key not in hidden)
         return
     for key, inner in contents.items():
-        if isinstance(key, str | int):
-            yield str(key), inner
+        if isinstance(key, str | int | bytes):
+            yield (key.decode(errors="replace") if isinstance(key, bytes) else str(key)), inner
 
 
 def _contents(loaded: Any) -> str:

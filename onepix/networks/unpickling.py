@@ -64,9 +64,9 @@ class Remnant:
 
     @property
     def contents(self) -> Mapping[Any, Any]:
-        """Its attributes and items by name."""
+        """Its attributes and items by name, and its arguments by number."""
         states = self.state if isinstance(self.state, tuple) else (self.state,)  # the second: of __slots__
-        found: dict[Any, Any] = {}
+        found: dict[Any, Any] = dict(enumerate(self.args))
         for state in states:
             found |= state if isinstance(state, dict) else {}
         return {**found, **self.items}

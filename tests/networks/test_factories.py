@@ -74,6 +74,7 @@ MODULE = """
         import helper_in_another_folder
 
     number = 3
+    network = make()
 """
 SCALING = {"mean": [0.5], "std": [0.25]}
 
@@ -134,6 +135,7 @@ def test_arguments_by_position_and_factories_inside_classes(name):
         ("by_position", None, "missing a required argument: 'width'; it takes (width, /, *more, classes=7); set arg"),
         ("make", {"width": "six"}, "TypeError: "),
         ("number", None, "is int, expected a function or class"),
+        ("network", None, "is a network, expected a function that returns one"),
         ("Network.Large.make", None, "AttributeError: type object 'Network' has no attribute 'Large'"),
         ("leaves", None, "SystemExit: 3"),
         ("says_much", None, "RuntimeError: one line and another[31m"),
