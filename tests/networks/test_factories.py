@@ -19,7 +19,7 @@ from onepix.files.layout import Layout
 from onepix.files.manifests import read_manifest
 from onepix.jobs import inputs, networks
 from onepix.networks.sources import find, load_classifier
-from onepix.networks.weights import load_network_file
+from onepix.networks.weights import load_network_file, tensors_digest
 
 MODULE = """
     import random
@@ -240,6 +240,24 @@ def test_the_digest_is_of_the_loaded_tensors(name):
     del sys.modules[name]
     importlib.invalidate_caches()
     assert load_classifier(settings, find(settings))[1]["weights"]["sha256"] != before
+
+
+def test_a_digest_of_tensors_of_every_kind():
+    network = torch.nn.Module()
+    kinds = [
+        torch.ones(2, 3).T,
+        torch.ones(()),
+        torch.empty(0),
+        torch.ones(2, dtype=torch.bool),
+        torch.ones(2).bfloat16(),
+    ]
+    kinds += [torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse(), torch.empty(2, device="meta")]
+    for index, tensor in enumerate(kinds):
+        network.register_buffer(f"b{index}", tensor)
+    before = tensors_digest(network)
+    assert tensors_digest(network) == before
+    network.b5.imag[1] = 1
+    assert tensors_digest(network) != before
 
 
 # --- The code
