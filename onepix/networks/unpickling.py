@@ -241,9 +241,9 @@ def _nested(contents: bytes) -> Any:
     return _from_stream(io.BytesIO(contents), len(contents))
 
 
-def _encoded(text: str, encoding: str = "latin1") -> bytes:
-    """Return bytes, which old pickles hold as text."""
-    return text.encode("latin1" if encoding not in ("latin1", "latin-1") else encoding)
+def _encoded(text: str, *_: Any) -> bytes:
+    """Return bytes, which pickles of protocol 2 hold as text in latin1."""
+    return text.encode("latin1")
 
 
 class _Array(Remnant):
