@@ -248,7 +248,7 @@ def _loaded(row: CheckedPair, config: Config, name: str) -> "Classifier | None":
     if loaded is None:
         return None
     classifier, metadata = loaded
-    row.scaling, row.taken = classifier.scaling, told(metadata["weights"])
+    row.scaling, row.taken = classifier.scaling, told(metadata.get("tensors", {}))
     return classifier
 
 

@@ -366,7 +366,7 @@ def test_timm_for_real(tmp_path, monkeypatch):
     assert logits(classifier, torch.zeros(2, 32, 32, 3, dtype=torch.uint8), 2).shape == (2, 5)
     torch.save({"state_dict_ema": classifier.network.state_dict()}, "mine.pth")
     from_file = entry("timm:create_model", arguments=settings.arguments, weights="mine.pth")
-    assert load_classifier(from_file, find(from_file))[1]["weights"]["taken_from"] == "state_dict_ema"
+    assert load_classifier(from_file, find(from_file))[1]["tensors"]["taken_from"] == "state_dict_ema"
     monkeypatch.setenv("ONEPIX_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     pretrained = entry("timm:create_model", arguments={"model_name": "resnet18", "pretrained": True})
