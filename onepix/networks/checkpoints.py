@@ -82,7 +82,7 @@ def _from_torch(path: Path) -> dict[str, Tensor]:
         raise OnepixError(
             f"{path}: refused: it is a pickle that calls {error}, and loading it could run any code; {ONLY_TENSORS}"
         ) from None
-    except (UnreadableError, RecursionError, TypeError, ValueError) as error:
+    except (UnreadableError, RecursionError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise OnepixError(f"{path}: not a whole torch checkpoint ({_reason(error)})") from None
     if not tensors:
         raise OnepixError(f"{path}: no state dict; expected tensors by name, {_contents(loaded)}")
@@ -149,8 +149,8 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((key, inner) for key, inner in parts.items() if isinstance(key, str) and key not in hidden)
         return
     for key, inner in contents.items():
-        if isinstance(key, str | int):
-            yield str(key), inner
+        if isinstance(key, str | int | bytes):
+            yield (key.decode(errors="replace") if isinstance(key, bytes) else str(key)), inner
 
 
 def _contents(loaded: Any) -> str:

@@ -54,9 +54,11 @@ def run_factory(module: str, name: str, arguments: Mapping[str, Any]) -> nn.Modu
         sys.path.insert(0, str(Path.cwd()))
     refused: list[str] = []
     try:
-        with _same_random_numbers(), _without_web(refused) if is_offline() else contextlib.nullcontext():
-            factory = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-            network = _called(factory, arguments, where)
+        with _without_web(refused) if is_offline() else contextlib.nullcontext():
+            with _same_random_numbers():  # apart, since a module is imported only once
+                factory = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+            with _same_random_numbers():
+                network = _called(factory, arguments, where)
     except OnepixError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
@@ -93,6 +95,8 @@ def _speaks_of_offline(error: BaseException | None) -> bool:
 
 def _called(factory: Any, arguments: Mapping[str, Any], where: str) -> Any:
     """Call a factory; arguments that it does not take are told with those that it takes."""
+    if isinstance(factory, nn.Module):
+        raise OnepixError(f"{where}: is a network, expected a function that returns one: def make(): return …")
     if not callable(factory):
         raise OnepixError(f"{where}: is {type(factory).__name__}, expected a function or class")
     try:

@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import types
+import typing
 
 import numpy as np
 import pytest
@@ -49,6 +50,13 @@ class OfDict(dict):
 
 class OfList(list):
     """As the settings that Hydra stores."""
+
+
+class Pair(typing.NamedTuple):
+    """Pickles to its class and fields."""
+
+    epoch: int
+    state: dict
 
 
 class Slots:
@@ -132,6 +140,8 @@ def test_numbers_and_texts_among_the_tensors(tmp_path, options):
 def test_tensors_under_any_key_however_deep(tmp_path, key):
     torch.save({key: STATE, "args": Own()}, tmp_path / "a")
     assert taken(tmp_path / "a").prefix == str(key)
+    torch.save({name.encode(): tensor for name, tensor in STATE.items()}, tmp_path / "a")
+    assert taken(tmp_path / "a").facts == {}, "names of Python 2"
     torch.save([1, ({"checkpoint": {key: STATE}}, "text")], tmp_path / "a")
     assert taken(tmp_path / "a").prefix == f"1.0.checkpoint.{key}"
 
@@ -143,6 +153,8 @@ def test_classes_that_do_not_exist_here(tmp_path, monkeypatch):
     torch.save({"trainer": module.Trainer(lr=1, me=[]), "ema": module.Trainer(module=STATE)}, tmp_path / "a")
     monkeypatch.delitem(sys.modules, "their_project")
     assert taken(tmp_path / "a").prefix == "ema.module", "tensors in an object's attributes"
+    torch.save(Pair(3, {"model": STATE}), tmp_path / "a")
+    assert taken(tmp_path / "a").prefix == "1.model", "tensors in what an object is made of"
     slots = Slots()
     slots.tensors = dict(STATE)
     torch.save(slots, tmp_path / "a")
