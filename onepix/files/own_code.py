@@ -45,7 +45,7 @@ def own_code(module: str) -> list[Path]:
     first = _found(module.partition(".")[0], [Path.cwd()])
     if first is None:
         return []
-    folders = [first.parent, Path.cwd().resolve()]
+    folders = [Path.cwd().resolve(), first.parent]
     found: set[Path] = set()
     waiting = [*_files(module, folders)]
     while waiting:

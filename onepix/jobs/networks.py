@@ -38,5 +38,5 @@ def run(settings: JsonText, output: Output, trained: Fetched = None) -> None:
     write_manifest(output, data, job.model_dump(mode="json"), __name__, metadata=read_metadata(data))
     verified = f" (verified {source.verified})" if source.sha256 else ""
     typer.echo(f"weights of {name_of(output)}: {source.origin}{verified}")
-    if said := told(metadata["weights"]):
+    if said := told(metadata.get("tensors", {})):
         typer.echo(f"weights of {name_of(output)}: {said}")

@@ -1,5 +1,6 @@
 """Reads weights files of several formats as tensors by name; no code in a file is ever executed."""
 
+import collections
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from onepix.networks.unpickling import HostileError, Remnant, UnreadableError, a
 
 FORMATS = "safetensors, a torch checkpoint or Keras 2 HDF5"
 ONLY_TENSORS = "expected only tensors, as torch.save(network.state_dict(), …) writes them"
-MOST = 2_000_000  # values in one file; a small file can hold references without end
+MOST = 50  # names of one object: in a web of objects, the ways to each are without number
 MODULE = ("_parameters", "_buffers", "_modules")  # where an nn.Module keeps its tensors
 
 
@@ -81,7 +82,7 @@ def _from_torch(path: Path) -> dict[str, Tensor]:
         raise OnepixError(
             f"{path}: refused: it is a pickle that calls {error}, and loading it could run any code; {ONLY_TENSORS}"
         ) from None
-    except (UnreadableError, RecursionError, TypeError, ValueError) as error:
+    except (UnreadableError, RecursionError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise OnepixError(f"{path}: not a whole torch checkpoint ({_reason(error)})") from None
     if not tensors:
         raise OnepixError(f"{path}: no state dict; expected tensors by name, {_contents(loaded)}")
@@ -114,17 +115,16 @@ def _arrays(path: Path) -> dict[str, Tensor]:
 
 def _named(loaded: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors of a file with their names: the keys and attributes that lead to them, joined by dots."""
-    visits = iter(range(MOST))
     around: list[int] = []  # objects may contain each other
+    visits: collections.Counter[int] = collections.Counter()
 
     def walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-        if next(visits, None) is None:
-            raise UnreadableError(f"more than {MOST} values")
         tensor = value if isinstance(value, Tensor) else array_tensor(value)
         if tensor is not None:
             yield name, tensor.detach()
-        elif id(value) not in around:
+        elif id(value) not in around and visits[id(value)] < MOST:
             around.append(id(value))
+            visits[id(value)] += 1
             for key, inner in _inside(value):
                 # Tensors in a plain list have no names: they cannot be a network's.
                 if not (isinstance(value, list | tuple) and isinstance(inner, Tensor)):
@@ -149,8 +149,8 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((key, inner) for key, inner in parts.items() if isinstance(key, str) and key not in hidden)
         return
     for key, inner in contents.items():
-        if isinstance(key, str | int):
-            yield str(key), inner
+        if isinstance(key, str | int | bytes):
+            yield (key.decode(errors="replace") if isinstance(key, bytes) else str(key)), inner
 
 
 def _contents(loaded: Any) -> str:

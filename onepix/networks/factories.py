@@ -54,9 +54,11 @@ def run_factory(module: str, name: str, arguments: Mapping[str, Any]) -> nn.Modu
         sys.path.insert(0, str(Path.cwd()))
     refused: list[str] = []
     try:
-        with _same_random_numbers(), _without_web(refused) if is_offline() else contextlib.nullcontext():
-            factory = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-            network = _called(factory, arguments, where)
+        with _without_web(refused) if is_offline() else contextlib.nullcontext():
+            with _same_random_numbers():  # apart, since a module is imported only once
+                factory = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+            with _same_random_numbers():
+                network = _called(factory, arguments, where)
     except OnepixError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything
@@ -84,15 +86,17 @@ def origin_of(module: str) -> dict[str, Any]:
 
 def _speaks_of_offline(error: BaseException | None) -> bool:
     """Tell whether an exception, or one that led to it, is of a library that was told to be offline."""
-    while error is not None:
-        if "offline" in in_line(error).lower():
-            return True
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return False
+    return any("offline" in in_line(one).lower() for one in seen)
 
 
 def _called(factory: Any, arguments: Mapping[str, Any], where: str) -> Any:
     """Call a factory; arguments that it does not take are told with those that it takes."""
+    if isinstance(factory, nn.Module):
+        raise OnepixError(f"{where}: is a network, expected a function that returns one: def make(): return …")
     if not callable(factory):
         raise OnepixError(f"{where}: is {type(factory).__name__}, expected a function or class")
     try:
@@ -131,7 +135,9 @@ def _same_random_numbers() -> Iterator[None]:
     """Start all random numbers from the same seed, and leave the state of the process as it was."""
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(devices=[]):
+        # The states of GPUs are kept, too, where there may be any: to ask would take seconds.
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(SEED)
             random.seed(SEED)
             np.random.seed(SEED)  # noqa: NPY002

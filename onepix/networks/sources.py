@@ -24,7 +24,7 @@ from onepix.networks.weights import bundled, fill, read_metadata, tensors_digest
 if TYPE_CHECKING:  # imported where it is used: it costs start-up time
     from torchvision.models import WeightsEnum
 
-OF_FACTORY = ("arguments", "code", "package")  # metadata of the network that a file was written for
+OF_ITS_NETWORK = ("arguments", "code", "package", "tensors")  # metadata of the network that a file was written for
 WHOLE = 64  # hexadecimal digits of a SHA-256
 RESCALING = ("googlenet", "inception_v3")  # torchvision's networks scale their input again; 0.5 is the sum of both
 IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub puts a prefix of the SHA-256 into the name of a file
@@ -115,8 +115,9 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         On the CPU, in evaluation mode.
     metadata : dict
         The metadata of a file of onepix; architecture, classes and channels; under `weights`, the origin of the
-        tensors, the SHA-256 of their file or of the tensors that a factory loaded, how it was verified, and what
-        `onepix.networks.matching.Match.facts` says; of a factory, `arguments`, and `code` or `package`.
+        tensors, the SHA-256 of their file or of the tensors that a factory loaded, and how it was verified; under
+        `tensors`, where names differ, `onepix.networks.matching.Match.facts`; of a factory, `arguments`, and `code` or
+        `package`.
 
     Raises
     ------
@@ -134,8 +135,9 @@ def load_classifier(settings: Network, source: Source) -> tuple[Classifier, dict
         what = f"{path} into {settings.architecture}"
         taken = fill(network, read_tensors(path, network), what, settings.weights_key)
         stated = read_metadata(path) if path.suffix == ".safetensors" else {}
-        metadata = {key: value for key, value in stated.items() if key not in OF_FACTORY}
-        weights = {"origin": source.origin, "sha256": digest(path), "verified": source.verified, **taken.facts}
+        metadata = {key: value for key, value in stated.items() if key not in OF_ITS_NETWORK}
+        weights = {"origin": source.origin, "sha256": digest(path), "verified": source.verified}
+        metadata |= {"tensors": taken.facts} if taken.facts else {}
     else:
         verified = "a digest of the tensors that the factory made"
         with telling(f"network {settings.architecture}: its tensors cannot be read"):

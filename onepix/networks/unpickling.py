@@ -64,9 +64,9 @@ class Remnant:
 
     @property
     def contents(self) -> Mapping[Any, Any]:
-        """Its attributes and items by name."""
+        """Its attributes and items by name, and its arguments by number."""
         states = self.state if isinstance(self.state, tuple) else (self.state,)  # the second: of __slots__
-        found: dict[Any, Any] = {}
+        found: dict[Any, Any] = dict(enumerate(self.args))
         for state in states:
             found |= state if isinstance(state, dict) else {}
         return {**found, **self.items}
@@ -241,9 +241,9 @@ def _nested(contents: bytes) -> Any:
     return _from_stream(io.BytesIO(contents), len(contents))
 
 
-def _encoded(text: str, encoding: str = "latin1") -> bytes:
-    """Return bytes, which old pickles hold as text."""
-    return text.encode("latin1" if encoding not in ("latin1", "latin-1") else encoding)
+def _encoded(text: str, *_: Any) -> bytes:
+    """Return bytes, which pickles of protocol 2 hold as text in latin1."""
+    return text.encode("latin1")
 
 
 class _Array(Remnant):

@@ -98,11 +98,19 @@ def tensors_digest(network: nn.Module) -> str:
     """Return the SHA-256 of a network's tensors: of their names, types, shapes and values."""
     whole = hashlib.sha256()
     for name, tensor in network.state_dict().items():
-        if isinstance(tensor, Tensor) and not is_lazy(tensor):
-            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        if isinstance(tensor, Tensor) and not is_lazy(tensor) and not tensor.is_meta:
             whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
-            whole.update(values.numpy().tobytes())
+            whole.update(_values(tensor).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """Return the numbers that a tensor holds, on the CPU, whatever its kind."""
+    found = tensor.detach().cpu()
+    if found.is_quantized:
+        return found.int_repr()
+    dense = found if found.layout == torch.strided else found.to_dense()
+    return torch.view_as_real(dense) if dense.is_complex() else dense
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], what: str, key: str | None = None) -> Match:

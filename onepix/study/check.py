@@ -284,7 +284,7 @@ def _loaded(row: CheckedPair, config: Config, name: str) -> "Loaded | None":
         return None
     classifier, metadata = loaded
     classifier.name = name
-    row.scaling, row.taken = classifier.scaling, told(metadata["weights"])
+    row.scaling, row.taken = classifier.scaling, told(metadata.get("tensors", {}))
     return loaded
 
 

@@ -373,6 +373,8 @@ if a job before it runs. Here:
   section of the configuration belongs to the rules that are told its values: a key that is added to
   onepix/config/figures.py reruns `figures` and `configuration`, and no attack. cli.py, process.py and jobs/__main__.py
   belong to no rule.
+- **Your code.** A factory's module, and what it imports from its own folder, are inputs of `networks` and `training`;
+  all that uses the network follows. Installed packages are not watched.
 - **Touched files.** Up to 1 MB, files are compared by content: one that is only touched, copied or checked out anew
   reruns nothing. Results are tracked by their manifests, which are small. Of larger files of your own (images,
   weights), the date counts.

@@ -19,7 +19,7 @@ from onepix.files.layout import Layout
 from onepix.files.manifests import read_manifest
 from onepix.jobs import inputs, networks
 from onepix.networks.sources import find, load_classifier
-from onepix.networks.weights import load_network_file
+from onepix.networks.weights import load_network_file, tensors_digest
 
 MODULE = """
     import random
@@ -74,6 +74,7 @@ MODULE = """
         import helper_in_another_folder
 
     number = 3
+    network = make()
 """
 SCALING = {"mean": [0.5], "std": [0.25]}
 
@@ -134,6 +135,7 @@ def test_arguments_by_position_and_factories_inside_classes(name):
         ("by_position", None, "missing a required argument: 'width'; it takes (width, /, *more, classes=7); set arg"),
         ("make", {"width": "six"}, "TypeError: "),
         ("number", None, "is int, expected a function or class"),
+        ("network", None, "is a network, expected a function that returns one"),
         ("Network.Large.make", None, "AttributeError: type object 'Network' has no attribute 'Large'"),
         ("leaves", None, "SystemExit: 3"),
         ("says_much", None, "RuntimeError: one line and another[31m"),
@@ -238,6 +240,24 @@ def test_the_digest_is_of_the_loaded_tensors(name):
     del sys.modules[name]
     importlib.invalidate_caches()
     assert load_classifier(settings, find(settings))[1]["weights"]["sha256"] != before
+
+
+def test_a_digest_of_tensors_of_every_kind():
+    network = torch.nn.Module()
+    kinds = [
+        torch.ones(2, 3).T,
+        torch.ones(()),
+        torch.empty(0),
+        torch.ones(2, dtype=torch.bool),
+        torch.ones(2).bfloat16(),
+    ]
+    kinds += [torch.ones(2, dtype=torch.complex64), torch.eye(2).to_sparse(), torch.empty(2, device="meta")]
+    for index, tensor in enumerate(kinds):
+        network.register_buffer(f"b{index}", tensor)
+    before = tensors_digest(network)
+    assert tensors_digest(network) == before
+    network.b5.imag[1] = 1
+    assert tensors_digest(network) != before
 
 
 # --- The code
@@ -346,7 +366,7 @@ def test_timm_for_real(tmp_path, monkeypatch):
     assert logits(classifier, torch.zeros(2, 32, 32, 3, dtype=torch.uint8), 2).shape == (2, 5)
     torch.save({"state_dict_ema": classifier.network.state_dict()}, "mine.pth")
     from_file = entry("timm:create_model", arguments=settings.arguments, weights="mine.pth")
-    assert load_classifier(from_file, find(from_file))[1]["weights"]["taken_from"] == "state_dict_ema"
+    assert load_classifier(from_file, find(from_file))[1]["tensors"]["taken_from"] == "state_dict_ema"
     monkeypatch.setenv("ONEPIX_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     pretrained = entry("timm:create_model", arguments={"model_name": "resnet18", "pretrained": True})

@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import types
+import typing
 
 import numpy as np
 import pytest
@@ -43,6 +44,21 @@ class Own:
             raise AssertionError("it must not be called")
 
 
+class OfDict(dict):
+    """As the settings that Lightning stores."""
+
+
+class OfList(list):
+    """As the settings that Hydra stores."""
+
+
+class Pair(typing.NamedTuple):
+    """Pickles to its class and fields."""
+
+    epoch: int
+    state: dict
+
+
 class Slots:
     __slots__ = ("tensors",)
 
@@ -71,6 +87,7 @@ BESIDE = {
     "a path": pathlib.PosixPath("/data"),
     "a time": datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
     "an enum": Colour.RED,
+    "kinds of dict and list": [OfDict(lr=0.1, inner=OfDict(a=1)), OfList([1, OfList([2])])],
     "a partial": functools.partial(int, base=2),
     "an object": Own(lr=0.1, parts=[Own(), Own()]),
     "an object of a class in another class, and a bound method": [Own.Inner(lr=1), Own.Inner(lr=1).method],
@@ -123,6 +140,8 @@ def test_numbers_and_texts_among_the_tensors(tmp_path, options):
 def test_tensors_under_any_key_however_deep(tmp_path, key):
     torch.save({key: STATE, "args": Own()}, tmp_path / "a")
     assert taken(tmp_path / "a").prefix == str(key)
+    torch.save({name.encode(): tensor for name, tensor in STATE.items()}, tmp_path / "a")
+    assert taken(tmp_path / "a").facts == {}, "names of Python 2"
     torch.save([1, ({"checkpoint": {key: STATE}}, "text")], tmp_path / "a")
     assert taken(tmp_path / "a").prefix == f"1.0.checkpoint.{key}"
 
@@ -134,10 +153,20 @@ def test_classes_that_do_not_exist_here(tmp_path, monkeypatch):
     torch.save({"trainer": module.Trainer(lr=1, me=[]), "ema": module.Trainer(module=STATE)}, tmp_path / "a")
     monkeypatch.delitem(sys.modules, "their_project")
     assert taken(tmp_path / "a").prefix == "ema.module", "tensors in an object's attributes"
+    torch.save(Pair(3, {"model": STATE}), tmp_path / "a")
+    assert taken(tmp_path / "a").prefix == "1.model", "tensors in what an object is made of"
     slots = Slots()
     slots.tensors = dict(STATE)
     torch.save(slots, tmp_path / "a")
     assert taken(tmp_path / "a").prefix == "tensors"
+
+
+def test_a_web_of_objects_beside_the_tensors(tmp_path):
+    web = [Own() for _ in range(40)]
+    for one in web:
+        one.others = dict(enumerate(web))
+    torch.save({"web": web, "model": STATE}, tmp_path / "a")
+    assert taken(tmp_path / "a").prefix == "model"
 
 
 @pytest.mark.parametrize("options", SAVED, ids=str)
