@@ -150,7 +150,7 @@ def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:
     ----------
     images : ndarray
         Three axes: grey images. Four axes: the second is taken for that of channels if it has 1 or 3 entries and the
-        last has not.
+        last has not. A fourth channel that is 255 everywhere is dropped.
     count : int
         Labels.
 
@@ -162,6 +162,8 @@ def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:
     shape = images.shape
     if shape[:1] != (count,) and shape[-1:] == (count,):
         raise OnepixError(f"images have the shape {shape} for {count} labels; expected (image, y, x, channel)")
+    if images.ndim == 4 and shape[3] == 4 and (images[..., 3] == 255).all():
+        return images[..., :3], ["the fourth channel of images, an opaque alpha channel, is dropped"]
     if images.ndim == 3:
         return images[..., np.newaxis], []
     if images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):

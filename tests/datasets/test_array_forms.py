@@ -40,6 +40,15 @@ def test_channels_first_are_put_last_and_told(channels: int, tmp_path: Path) -> 
     assert loaded.notes == (f"images of shape (4, {channels}, 6, 5) have channels first; they are put last",)
 
 
+def test_an_opaque_fourth_channel_is_dropped(tmp_path: Path) -> None:
+    images = noise(4, 6, 5, 4)
+    assert load(tmp_path, {"images": images, "labels": LABELS}).images.shape == (4, 6, 5, 4)
+    images[..., 3] = 255
+    loaded = load(tmp_path, {"images": images, "labels": LABELS})
+    np.testing.assert_array_equal(loaded.images, images[..., :3])
+    assert "opaque alpha channel" in loaded.notes[0]
+
+
 @pytest.mark.parametrize("shape", [(4, 3, 5, 3), (4, 3, 7, 1), (4, 2, 5, 4), (4, 6, 5, 2)])
 def test_axes_that_may_be_right_stay(shape: tuple[int, ...], tmp_path: Path) -> None:
     loaded = load(tmp_path, {"images": noise(*shape), "labels": LABELS})

@@ -105,7 +105,9 @@ def test_numbers_beyond_the_network_are_refused(tmp_path: Path) -> None:
     assert "0–6" in message
     assert "subtract 1" in message
     assert "0–5" in refusal(lambda: load(tmp_path, class_names=tuple("abcdef")))
-    assert load(tmp_path, class_names=tuple("abcdefgh")).labels.tolist() == [3, 7]
+    images = load(tmp_path, class_names=tuple("abcdefgh"))
+    assert images.labels.tolist() == [3, 7]
+    assert images.notes == ("subfolders are indices of class_names: 3 is d",)
 
 
 def test_the_table_of_imagenet_is_torchvisions_and_timms() -> None:

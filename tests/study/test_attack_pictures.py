@@ -245,7 +245,10 @@ def test_grey_networks_and_grey_pictures(tmp_path):
         (lambda _: None, "p.png: No such file or directory"),
         (lambda path: path.write_text("words"), "p.png: not a picture that Pillow can read"),
         (lambda path: Image.new("I;16", (7, 5)).save(path), "p.png: 16 bits per channel, expected 8"),
-        (lambda path: Image.new("RGBA", (7, 5)).save(path), "p.png: has an alpha channel; flatten it"),
+        (
+            lambda path: Image.new("RGBA", (7, 5)).save(path),
+            "p.png: has an alpha channel that is not opaque; flatten it",
+        ),
     ],
 )
 def test_a_file_that_is_no_picture_is_told_in_one_line(tmp_path, write, said):
