@@ -183,18 +183,18 @@ def eight_bit(images: Array) -> tuple[npt.NDArray[np.uint8], list[str]]:
         said = "all values of images are 0 or 1, of 255; perhaps they were to be multiplied by 255"
         return images, [said] if images.size and images.max() == 1 else []
     said = f"images must be uint8, got {images.dtype}"
-    if images.dtype.kind not in "uif":
+    if images.dtype.kind not in "uif" or not images.size:
         raise OnepixError(said)
     if not np.isfinite(images).all():
         raise OnepixError(f"{said} with values that are not finite")
-    low, high = images.min(), images.max()
-    scale = 1 if high > 1 else 255
-    scaled = images * scale if scale > 1 else images
-    rounded = np.rint(scaled)
+    low, high = images.min().item(), images.max().item()
     if low < 0 or high > 255:
         raise OnepixError(f"{said} in {low:.4g}–{high:.4g}; expected 0–255, before any normalisation")
     if high <= 1 and (images == images.astype(bool)).all():
         raise OnepixError(f"{said} of only 0 and 1, which may mean 0 and 255; convert them")
+    scale = 1 if high > 1 else 255
+    scaled = images * scale if scale > 1 else images
+    rounded = np.rint(scaled)
     rounding = np.finfo(images.dtype).eps if images.dtype.kind == "f" else 0
     if np.abs(scaled - rounded).max() > scale * max(rounding, LEAST_ROUNDING):
         raise OnepixError(f"{said} in {low:.4g}–{high:.4g} that are no 255ths; make them uint8 first")

@@ -207,3 +207,10 @@ def test_formats_of_other_programs_are_told(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", noise(2, 3, 3))
     assert "np.savez(path, images=…, labels=…)" in refusal(load_arrays, tmp_path / "a.npy")
     assert names_in(tmp_path) == ["a.h5", "a.mat", "a.npy", "a.pkl"]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.uint16])
+def test_numbers_of_any_width_are_refused_and_not_overflowed(dtype: Any, tmp_path: Path) -> None:
+    ones = np.ones((2, 6, 5, 3), dtype)
+    assert "of only 0 and 1" in refused(tmp_path, {"images": ones, "labels": LABELS[:2]})
+    assert "got" in refused(tmp_path, {"images": ones[:, :0], "labels": LABELS[:2]})

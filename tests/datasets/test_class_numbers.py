@@ -161,6 +161,7 @@ def test_wordnet_ids_are_by_rank_in_a_network_of_just_these(tmp_path: Path) -> N
     images = load(folders(tmp_path, *NETTE))
     assert for_network(images, 10).labels.tolist() == list(range(10))
     assert "the network has 11 classes, the images have 10" in refusal(for_network, images, 11)
+    assert "leave class_names out" in refusal(for_network, load(tmp_path, class_names="imagenet"), 10)
 
 
 def test_all_names_of_imagenet_are_in_its_order() -> None:
