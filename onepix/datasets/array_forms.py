@@ -224,10 +224,11 @@ def class_indices(values: Array) -> tuple[Labels, tuple[str, ...] | None, list[s
     """
     if values.ndim == 2 and 1 in values.shape:
         values = values.ravel()
-    if values.ndim == 2 and values.dtype.kind in "buif":
-        if not (((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()):
-            raise OnepixError(f"labels have the shape {values.shape}, expected one label per image, or one-hot rows")
+    rows = values.ndim == 2 and values.dtype.kind in "buif"
+    if rows and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
         return values.argmax(1).astype(np.int64), None, ["labels are one-hot rows"]
+    if values.ndim != 1:
+        raise OnepixError(f"labels have the shape {values.shape}, expected one label per image, or one-hot rows")
     if values.dtype.kind in "US":
         texts = [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in values.tolist()]
         names = ordered(texts)

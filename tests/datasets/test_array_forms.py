@@ -174,6 +174,8 @@ def test_labels_that_are_none_are_refused_by_their_cause(tmp_path: Path) -> None
     images = noise(4, 6, 5, 3)
     several = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
     assert "expected one label per image, or one-hot rows" in refused(tmp_path, {"images": images, "labels": several})
+    deep = refused(tmp_path, {"images": images, "labels": np.zeros((4, 1, 1, 2), int)})
+    assert "labels have the shape (4, 1, 1, 2)" in deep
     both = {"data": images, "fine_labels": LABELS, "coarse_labels": LABELS}
     assert "fine_labels, coarse_labels may all be the labels of data" in refused(tmp_path, both)
     from_one = load(tmp_path, {"images": images, "labels": LABELS + 1})
