@@ -150,7 +150,7 @@ def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:
     ----------
     images : ndarray
         Three axes: grey images. Four axes: the second is taken for that of channels if it has 1 or 3 entries and the
-        last has not.
+        last has not. A fourth channel that is 255 everywhere is dropped.
     count : int
         Labels.
 
@@ -162,6 +162,8 @@ def channels_last(images: Array, count: int) -> tuple[Array, list[str]]:
     shape = images.shape
     if shape[:1] != (count,) and shape[-1:] == (count,):
         raise OnepixError(f"images have the shape {shape} for {count} labels; expected (image, y, x, channel)")
+    if images.ndim == 4 and shape[3] == 4 and (images[..., 3] == 255).all():
+        return images[..., :3], ["the fourth channel of images, an opaque alpha channel, is dropped"]
     if images.ndim == 3:
         return images[..., np.newaxis], []
     if images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
@@ -181,18 +183,18 @@ def eight_bit(images: Array) -> tuple[npt.NDArray[np.uint8], list[str]]:
         said = "all values of images are 0 or 1, of 255; perhaps they were to be multiplied by 255"
         return images, [said] if images.size and images.max() == 1 else []
     said = f"images must be uint8, got {images.dtype}"
-    if images.dtype.kind not in "uif":
+    if images.dtype.kind not in "uif" or not images.size:
         raise OnepixError(said)
     if not np.isfinite(images).all():
         raise OnepixError(f"{said} with values that are not finite")
-    low, high = images.min(), images.max()
-    scale = 1 if high > 1 else 255
-    scaled = images * scale if scale > 1 else images
-    rounded = np.rint(scaled)
+    low, high = images.min().item(), images.max().item()
     if low < 0 or high > 255:
         raise OnepixError(f"{said} in {low:.4g}–{high:.4g}; expected 0–255, before any normalisation")
     if high <= 1 and (images == images.astype(bool)).all():
         raise OnepixError(f"{said} of only 0 and 1, which may mean 0 and 255; convert them")
+    scale = 1 if high > 1 else 255
+    scaled = images * scale if scale > 1 else images
+    rounded = np.rint(scaled)
     rounding = np.finfo(images.dtype).eps if images.dtype.kind == "f" else 0
     if np.abs(scaled - rounded).max() > scale * max(rounding, LEAST_ROUNDING):
         raise OnepixError(f"{said} in {low:.4g}–{high:.4g} that are no 255ths; make them uint8 first")
@@ -222,10 +224,11 @@ def class_indices(values: Array) -> tuple[Labels, tuple[str, ...] | None, list[s
     """
     if values.ndim == 2 and 1 in values.shape:
         values = values.ravel()
-    if values.ndim == 2 and values.dtype.kind in "buif":
-        if not (((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()):
-            raise OnepixError(f"labels have the shape {values.shape}, expected one label per image, or one-hot rows")
+    rows = values.ndim == 2 and values.dtype.kind in "buif"
+    if rows and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
         return values.argmax(1).astype(np.int64), None, ["labels are one-hot rows"]
+    if values.ndim != 1:
+        raise OnepixError(f"labels have the shape {values.shape}, expected one label per image, or one-hot rows")
     if values.dtype.kind in "US":
         texts = [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in values.tolist()]
         names = ordered(texts)

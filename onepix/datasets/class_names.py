@@ -198,6 +198,8 @@ def outputs_for(names: tuple[str, ...], count: int, labels: Iterable[int]) -> tu
     said = f"the network has {count} classes, the images have {len(names)} ({shown})"
     if known is not None:
         raise OnepixError(said + _counted_from_one([known[label] for label in labels], count))
+    if names == imagenet.names():
+        raise OnepixError(f"{said}; leave class_names out if the network has just the classes of the images")
     if count != imagenet.CLASSES or len(names) > count:
         raise OnepixError(said)
     return [_in_imagenet(name, said) for name in names], imagenet.names()

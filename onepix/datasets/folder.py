@@ -9,6 +9,7 @@ import numpy as np
 
 from onepix.config.datasets import FolderDataset
 from onepix.datasets.class_names import ClassOrder, index_of, numbers, ordered, resolve
+from onepix.datasets.contents import kind_of
 from onepix.datasets.label_table import Labelled, read_labels
 from onepix.datasets.pictures import describe, read_picture, stack
 from onepix.datasets.walking import left_out, refuse_parts, walk
@@ -41,7 +42,8 @@ def load_folder(settings: FolderDataset) -> ImageSet:
     """
     folder = located(settings.path)
     if not folder.is_dir():
-        raise OnepixError(f"{folder}: no such folder; expected a folder of pictures")
+        got = f", got {kind_of(folder) or 'a file'}" if folder.is_file() else ""
+        raise OnepixError(f"{folder}: no such folder; expected a folder of pictures{got}")
     given = resolve(settings.class_names)
     try:
         if settings.labels is None:
@@ -78,8 +80,8 @@ def _by_subfolder(folder: Path, given: tuple[str, ...] | None, order: ClassOrder
     outside = by_class.pop("", [])
     notes = left_out(folder, walked.strays)
     if not by_class:
-        found = f"; {notes[0]}" if notes else ""
-        raise OnepixError(f"{folder}: no pictures in its subfolders; expected files such as .png or .jpg{found}")
+        strays = f"; {notes[0]}" if notes else ""
+        raise OnepixError(f"{folder}: no pictures in its subfolders; expected files such as .png or .jpg{strays}")
     if not any(_is_known(name, given) for name in by_class):
         refuse_parts(folder, by_class)
     empty = [name for name in walked.folders if name not in by_class]
@@ -87,12 +89,13 @@ def _by_subfolder(folder: Path, given: tuple[str, ...] | None, order: ClassOrder
         by_class |= {name: [] for name in empty if numbers([name])}
         empty = [name for name in empty if name not in by_class]
     classes = ordered(by_class, order)
-    labels = _labels(classes, given, str(folder))
-    files = [file for name in classes for file in by_class[name]]
+    label_of = _labels(classes, given, str(folder))
     notes += _notes(classes, empty, outside)
-    return Labelled(
-        files, [label for name, label in labels.items() for _ in by_class[name]], given or tuple(classes), notes
-    )
+    if given and classes[0] not in given and numbers(classes) is not None:
+        notes.append(f"subfolders are indices of class_names: {classes[0]} is {given[label_of[classes[0]]]}")
+    files = [file for name in classes for file in by_class[name]]
+    labels = [label_of[name] for name in classes for _ in by_class[name]]
+    return Labelled(files, labels, given or classes, notes)
 
 
 def _is_known(name: str, given: tuple[str, ...] | None) -> bool:

@@ -142,7 +142,7 @@ def _rows(table: Path, lines: Sequence[_Line], folder: Path) -> tuple[list[Table
 def _file_column(lines: Sequence[_Line], folder: Path) -> int | None:
     """Return the column in which most cells name pictures of the folder."""
     tried = lines[:TRIED]
-    width = max((len(line.cells) for line in tried), default=0)
+    width = len(tried[0].cells) if tried else 0
     columns = [[line.cells[index] for line in tried if index < len(line.cells)] for index in range(width)]
     counts = [
         sum(_exists(folder, cell, strip) for cell in cells)

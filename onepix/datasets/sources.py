@@ -1,5 +1,6 @@
 """Loads the images of an entry of the configuration, from any kind of source."""
 
+import dataclasses
 from pathlib import Path
 
 from onepix.config.datasets import (
@@ -42,6 +43,21 @@ def load_dataset(
     OnepixError
         If the images are missing or not as they should be.
     """
+    try:
+        images = _load(settings, cifar10_folder, downloads)
+    except OnepixError as error:
+        if str(error).isprintable():
+            raise
+        raise OnepixError(_in_line(str(error))) from None
+    return dataclasses.replace(images, notes=tuple(map(_in_line, images.notes)))
+
+
+def _in_line(said: str) -> str:
+    """Return text that quotes a user's files as one line that cannot control a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in said)
+
+
+def _load(settings: DatasetSettings, cifar10_folder: Path | None, downloads: Path | None) -> ImageSet:
     match settings:
         case BundledDataset():
             return load_bundled()

@@ -7,6 +7,7 @@ from onepix.config.base import Settings
 from onepix.config.datasets import DatasetSettings
 from onepix.datasets.arrays import save_arrays
 from onepix.datasets.sources import load_dataset
+from onepix.files.layout import name_of
 from onepix.files.manifests import write_manifest
 from onepix.jobs.inputs import Fetched, JsonText, Output, cifar10_folder, read_settings
 
@@ -23,7 +24,7 @@ def run(settings: JsonText, output: Output, cifar10: Fetched = None) -> None:
     job = read_settings(DatasetsJob, settings)
     images = load_dataset(job.dataset, cifar10 and cifar10_folder(cifar10), job.downloads)
     for note in images.notes:
-        sys.stderr.write(f"{job.dataset.source}: {note}\n")
+        sys.stderr.write(f"{name_of(output)}: {note}\n")
     data = output.parent / "images.npz"
     save_arrays(images, data)
     write_manifest(

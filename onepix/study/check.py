@@ -322,13 +322,13 @@ def _selected(row: CheckedPair, config: Config, images: "ImageSet") -> "ImageSet
     """Return the images that the runs of this pair attack."""
     from onepix.datasets.selection import select
 
+    row.images, row.shape = len(images.ids), images.images.shape[1:]
+    row.classes, row.notes = len(images.class_names), images.notes
+    row.counted = [(n, images.class_names[n], count) for n, count in sorted(Counter(images.labels.tolist()).items())]
     wanted: set[int] = set()
     for index, run in enumerate(config.runs):
         if run.dataset == row.dataset and row.network in run.networks:
             wanted.update(select(run.images, images.ids, images.labels, f"runs.{index}.images"))
-    row.images, row.shape = len(images.ids), images.images.shape[1:]
-    row.classes, row.notes = len(images.class_names), images.notes
-    row.counted = [(n, images.class_names[n], count) for n, count in sorted(Counter(images.labels.tolist()).items())]
     chosen = images.select(sorted(wanted))
     row.selected = len(chosen.ids)
     return chosen

@@ -40,6 +40,15 @@ def test_channels_first_are_put_last_and_told(channels: int, tmp_path: Path) -> 
     assert loaded.notes == (f"images of shape (4, {channels}, 6, 5) have channels first; they are put last",)
 
 
+def test_an_opaque_fourth_channel_is_dropped(tmp_path: Path) -> None:
+    images = noise(4, 6, 5, 4)
+    assert load(tmp_path, {"images": images, "labels": LABELS}).images.shape == (4, 6, 5, 4)
+    images[..., 3] = 255
+    loaded = load(tmp_path, {"images": images, "labels": LABELS})
+    np.testing.assert_array_equal(loaded.images, images[..., :3])
+    assert "opaque alpha channel" in loaded.notes[0]
+
+
 @pytest.mark.parametrize("shape", [(4, 3, 5, 3), (4, 3, 7, 1), (4, 2, 5, 4), (4, 6, 5, 2)])
 def test_axes_that_may_be_right_stay(shape: tuple[int, ...], tmp_path: Path) -> None:
     loaded = load(tmp_path, {"images": noise(*shape), "labels": LABELS})
@@ -165,6 +174,8 @@ def test_labels_that_are_none_are_refused_by_their_cause(tmp_path: Path) -> None
     images = noise(4, 6, 5, 3)
     several = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
     assert "expected one label per image, or one-hot rows" in refused(tmp_path, {"images": images, "labels": several})
+    deep = refused(tmp_path, {"images": images, "labels": np.zeros((4, 1, 1, 2), int)})
+    assert "labels have the shape (4, 1, 1, 2)" in deep
     both = {"data": images, "fine_labels": LABELS, "coarse_labels": LABELS}
     assert "fine_labels, coarse_labels may all be the labels of data" in refused(tmp_path, both)
     from_one = load(tmp_path, {"images": images, "labels": LABELS + 1})
@@ -198,3 +209,10 @@ def test_formats_of_other_programs_are_told(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", noise(2, 3, 3))
     assert "np.savez(path, images=…, labels=…)" in refusal(load_arrays, tmp_path / "a.npy")
     assert names_in(tmp_path) == ["a.h5", "a.mat", "a.npy", "a.pkl"]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.uint16])
+def test_numbers_of_any_width_are_refused_and_not_overflowed(dtype: Any, tmp_path: Path) -> None:
+    ones = np.ones((2, 6, 5, 3), dtype)
+    assert "of only 0 and 1" in refused(tmp_path, {"images": ones, "labels": LABELS[:2]})
+    assert "got" in refused(tmp_path, {"images": ones[:, :0], "labels": LABELS[:2]})

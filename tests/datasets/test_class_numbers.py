@@ -105,7 +105,9 @@ def test_numbers_beyond_the_network_are_refused(tmp_path: Path) -> None:
     assert "0–6" in message
     assert "subtract 1" in message
     assert "0–5" in refusal(lambda: load(tmp_path, class_names=tuple("abcdef")))
-    assert load(tmp_path, class_names=tuple("abcdefgh")).labels.tolist() == [3, 7]
+    images = load(tmp_path, class_names=tuple("abcdefgh"))
+    assert images.labels.tolist() == [3, 7]
+    assert images.notes == ("subfolders are indices of class_names: 3 is d",)
 
 
 def test_the_table_of_imagenet_is_torchvisions_and_timms() -> None:
@@ -159,6 +161,7 @@ def test_wordnet_ids_are_by_rank_in_a_network_of_just_these(tmp_path: Path) -> N
     images = load(folders(tmp_path, *NETTE))
     assert for_network(images, 10).labels.tolist() == list(range(10))
     assert "the network has 11 classes, the images have 10" in refusal(for_network, images, 11)
+    assert "leave class_names out" in refusal(for_network, load(tmp_path, class_names="imagenet"), 10)
 
 
 def test_all_names_of_imagenet_are_in_its_order() -> None:

@@ -130,3 +130,10 @@ def test_lists_of_ids_as_editors_write_them(contents: bytes, tmp_path: Path) -> 
 
 def test_a_dash_of_a_text_processor_is_a_range() -> None:
     assert parse_ids("0–2, 9") == (0, 1, 2, 9)
+
+
+def test_a_message_about_strange_cells_is_one_line(flat: Path) -> None:
+    message = refusal(lambda: load(flat, 'file,label\na.png,"two\nlines\x1b[31m"\n', class_names=("cat", "dog")))
+    assert r"'two\nlines\x1b[31m' is not among the 2 class names" in message
+    images = load(flat, 'name,"the\nlabel"\na.png,cat\n')
+    assert images.notes[0].endswith(r"labels from column 'the\nlabel'")

@@ -195,6 +195,11 @@ def test_grey_stored_as_colours_is_grey_where_one_channel_is_wanted(tmp_path: Pa
 # --- Folders that are no classes
 
 
+def test_an_archive_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "pets.zip").write_bytes(b"PK\3\4")
+    assert "expected a folder of pictures, got a ZIP archive" in refused(tmp_path / "pets.zip")
+
+
 def laid(folder: Path, names: str) -> Path:
     for name in names.split():
         written(folder / name / "a.png", noise(2, 3))
