@@ -106,4 +106,10 @@ def _what(errors: Sequence[Any]) -> str:
             return f"{key} is missing"
         return f"{key} '{context['tag']}' is unknown; expected one of: {context['expected_tags']}"
     said = " or ".join(dict.fromkeys(error["msg"].removeprefix("Value error, ") for error in errors))
-    return said if first["type"] in ("value_error", "missing") else f"{said}, got {first['input']!r}"
+    said = said.replace("a valid tuple", "a valid list")  # as YAML and JSON call it
+    return said if first["type"] in ("value_error", "missing") else f"{said}, got {_as_given(first['input'])!r}"
+
+
+def _as_given(value: Any) -> Any:
+    """Return a value with lists in place of the tuples that `Settings` makes of them."""
+    return list(map(_as_given, value)) if isinstance(value, tuple) else value
