@@ -266,7 +266,7 @@ def _selected(row: CheckedPair, config: Config, images: "ImageSet") -> "ImageSet
     wanted: set[int] = set()
     for index, run in enumerate(config.runs):
         if run.dataset == row.dataset and row.network in run.networks:
-            wanted.update(select(run.images, images.ids, images.labels, f"runs.{index}.images"))
+            wanted.update(select(run.images, images.ids, images.labels, config.spelled("runs", index, "images")))
     row.images, row.shape = len(images.ids), images.images.shape[1:]
     row.classes = len(images.class_names)
     chosen = images.select(sorted(wanted))
