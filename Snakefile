@@ -1,4 +1,5 @@
 include: "workflow/rules/common.smk"
+include: "workflow/rules/reported.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/attack.smk"
 include: "workflow/rules/propagation.smk"

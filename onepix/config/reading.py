@@ -52,7 +52,7 @@ def _lines(errors: Sequence[Any], values: Any, source: str, origins: Mapping[Key
     # If one of several types is a model, an error inside it says more than that the value has none of the other types.
     deepest = {keys: e for keys, e in by_keys.items() if not any(_is_inside(other, keys) for other in by_keys)}
     return [
-        f"{_origin((*keys, *_inner(found)), origins) or source}: "
+        f"{origin((*keys, *_inner(found)), origins) or source}: "
         f"{_in_line('.'.join(map(str, keys)))}{': ' if keys else ''}{_in_line(_what(found))}"
         for keys, found in deepest.items()
     ]
@@ -63,7 +63,7 @@ def _is_inside(keys: Keys, outer: Keys) -> bool:
     return len(keys) > len(outer) and keys[: len(outer)] == outer
 
 
-def _origin(keys: Keys, origins: Mapping[Keys, str]) -> str | None:
+def origin(keys: Keys, origins: Mapping[Keys, str]) -> str | None:
     """Return where a value was given; if it is missing, where what should hold it was given."""
     return next((origins[keys[:depth]] for depth in range(len(keys), 0, -1) if keys[:depth] in origins), None)
 
@@ -106,4 +106,10 @@ def _what(errors: Sequence[Any]) -> str:
             return f"{key} is missing"
         return f"{key} '{context['tag']}' is unknown; expected one of: {context['expected_tags']}"
     said = " or ".join(dict.fromkeys(error["msg"].removeprefix("Value error, ") for error in errors))
-    return said if first["type"] in ("value_error", "missing") else f"{said}, got {first['input']!r}"
+    said = said.replace("a valid tuple", "a valid list")  # as YAML and JSON call it
+    return said if first["type"] in ("value_error", "missing") else f"{said}, got {_as_given(first['input'])!r}"
+
+
+def _as_given(value: Any) -> Any:
+    """Return a value with lists in place of the tuples that `Settings` makes of them."""
+    return list(map(_as_given, value)) if isinstance(value, tuple) else value

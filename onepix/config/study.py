@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import (
     Field,
+    PrivateAttr,
     field_validator,
     model_validator,
 )
@@ -20,7 +21,7 @@ from onepix.config.engine import Engine
 from onepix.config.figures import Figures
 from onepix.config.networks import NetworkSettings
 from onepix.config.propagation import Propagation
-from onepix.config.reading import NOWHERE, validated
+from onepix.config.reading import NOWHERE, origin, validated
 from onepix.config.selection import Selection, as_ranges, parse_ids
 from onepix.config.statistics import Statistics
 from onepix.files.layout import TAKEN, Layout
@@ -49,6 +50,15 @@ class Run(Settings):
         return as_ranges(ids)  # one spelling for the same ids
 
 
+class Origins(dict[Keys, str]):
+    """Where values were given; a study is the same wherever it was written."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origins)
+
+    __hash__ = None
+
+
 class Config(Settings):
     """A study."""
 
@@ -71,6 +81,13 @@ class Config(Settings):
     )
     data: Folder = Field("data", description="Folder of fetched images and networks.")
     results: Folder = Field("results", description="Folder of all computed results.")
+
+    _origins: Origins = PrivateAttr(default_factory=Origins)
+
+    def spelled(self, *keys: str | int) -> str:
+        """Return a key for messages, after file and line if they are known: ``study.yaml:14: runs.0.images``."""
+        found = origin(keys, self._origins)
+        return f"{found}: {'.'.join(map(str, keys))}" if found else ".".join(map(str, keys))
 
     @property
     def layout(self) -> Layout:
@@ -124,7 +141,9 @@ def parse(values: Any, source: str, origins: Mapping[Keys, str] = NOWHERE) -> Co
     OnepixError
         One line per error: source, key, what was wrong and what was expected.
     """
-    return validated(Config, values, source, origins)
+    config = validated(Config, values, source, origins)
+    config._origins.update(origins)
+    return config
 
 
 def load(*paths: Path, options: Iterable[str] = ()) -> Config:

@@ -328,7 +328,7 @@ def _selected(row: CheckedPair, config: Config, images: "ImageSet") -> "ImageSet
     wanted: set[int] = set()
     for index, run in enumerate(config.runs):
         if run.dataset == row.dataset and row.network in run.networks:
-            wanted.update(select(run.images, images.ids, images.labels, f"runs.{index}.images"))
+            wanted.update(select(run.images, images.ids, images.labels, config.spelled("runs", index, "images")))
     chosen = images.select(sorted(wanted))
     row.selected = len(chosen.ids)
     return chosen

@@ -60,7 +60,7 @@ def image_ids(config: Config, index: int, chosen: Callable[[str, str], Path]) ->
     try:
         return listed_ids(run.images)
     except OnepixError as error:
-        raise OnepixError(f"runs.{index}.images: {error}") from error
+        raise OnepixError(f"{config.spelled('runs', index, 'images')}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from onepix.config.documents import merged, read_file, read_option, written
 from onepix.config.study import load, parse
 from onepix.errors import OnepixError
+from onepix.study.runs import image_ids
 
 STUDY = """\
 datasets:
@@ -285,6 +287,18 @@ def test_a_number_of_numpy_is_a_number():
     assert (read.population, read.generations, read.colour_mean) == (8, 10, 2.0)
     with pytest.raises(ValueError, match="generations"):
         DifferentialEvolution(generations=np.float64(1.5))
+
+
+def test_a_study_knows_where_it_was_written_and_is_the_same_elsewhere():
+    for name in ("one", "other"):
+        Path(f"{name}.yaml").write_text(STUDY.replace("0-9", "{file: ids.txt}"))
+    one, other = load(Path("one.yaml")), load(Path("other.yaml"))
+    with pytest.raises(OnepixError, match=r"^one\.yaml:15: runs\.0\.images: ids\.txt: No such file"):
+        image_ids(one, 0, lambda *_: Path())
+    assert pickle.loads(pickle.dumps(other)).spelled("runs", 0, "images") == "other.yaml:15: runs.0.images"
+    assert parse(yaml.safe_load(STUDY), "study").spelled("runs", 0) == "runs.0"
+    assert one == other
+    assert one.model_dump() == other.model_dump()
 
 
 def test_values_without_a_file_are_told_by_their_source():

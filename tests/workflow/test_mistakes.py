@@ -23,7 +23,7 @@ def told(run, message):
         (
             ["networks", "lenet", "wieghts"],
             "x",
-            "study.yaml:20: networks.lenet: unknown key 'wieghts'; did you mean 'weights'?",
+            "study.yaml:14: networks.lenet: unknown key 'wieghts'; did you mean 'weights'?",
         ),
         (
             ["attacks", "de", "population"],

@@ -1,16 +1,6 @@
 """Where every result comes from: the whole configuration, and a table of all manifests."""
 
 
-def provenance_report(name, path):
-    """Declare a file as part of the report, which shows pages and offers other files for download."""
-    return report(
-        path,
-        caption=f"../report/{name}.rst",
-        category="Provenance",
-        labels={"what": name, "as": path.suffix[1:]},
-    )
-
-
 rule configuration:
     input:
         library("configuration"),

@@ -1,28 +1,6 @@
 """Figures of one run and of all runs, with captions for the report."""
 
 
-def run_figure(name):
-    """Declare a figure of a run as part of the report."""
-    return report(
-        LAYOUT.figure(RUN, name, "png"),
-        caption=f"../report/{'strip' if name.startswith('strip_') else name}.rst",
-        category="Figures",
-        subcategory="{network}",
-        labels={"figure": name.replace("_", " "), "dataset": "{dataset}", "attack": "{attack}"},
-    )
-
-
-def chart(name):
-    """Declare a chart of all runs as part of the report."""
-    return report(
-        LAYOUT.chart(name, "png"),
-        caption=f"../report/{name}.rst",
-        category="Figures",
-        subcategory="all networks",
-        labels={"figure": name.replace("_", " "), "dataset": "all", "attack": "all"},
-    )
-
-
 rule figures:
     input:
         library("figures"),
