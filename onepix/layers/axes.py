@@ -399,5 +399,5 @@ def laid_out(output: Tensor, grid: Grid | None) -> tuple[Tensor, Tensor | None]:
     tokens = tokens.flatten(1, -2) if tokens.ndim > 2 else tokens[:, None]
     end = grid.first + grid.height * grid.width
     others = torch.cat([tokens[:, :, : grid.first], tokens[:, :, end:]], 2)
-    maps = tokens[:, :, grid.first : end].unflatten(2, (grid.height, grid.width))
+    maps = tokens[:, :, grid.first : end].reshape(*tokens.shape[:2], grid.height, grid.width)
     return maps, others[:, :, None] if others.shape[2] else None

@@ -306,6 +306,28 @@ def test_blocks_that_return_more_than_a_tensor(wrap, unwrap):
         torch.testing.assert_close(changed, network(images) + 1)
 
 
+def test_a_layer_that_fails_and_is_caught_hides_nothing_after_it():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fails = nn.Conv2d(5, 5, 1)
+
+        def forward(self, images):
+            try:
+                images = self.fails(images)
+            except RuntimeError:
+                images = images.relu()
+            return (images + images.tanh()).flatten(1)
+
+    network = Network().eval()
+    assert [step.name for step in plan(network, (1, 4, 4)).followed.values()] == ["relu()", "tanh()", "add()"]
+    assert {"relu()", "tanh()", "add()"} <= set(receptive_fields(network, (1, 4, 4)))
+    seen = []
+    with torch.no_grad(), watching(network, "auto", lambda name, *_: seen.append(name)):
+        network(torch.rand(2, 1, 4, 4))
+    assert seen == ["relu()", "tanh()", "add()"]
+
+
 def test_modules_and_functions_used_again_get_a_number():
     class Network(nn.Module):
         def __init__(self):
