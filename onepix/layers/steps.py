@@ -178,7 +178,8 @@ class Steps:
 
     def left(self, name: str) -> Key:
         """Note that a module has ended, and return its key."""
-        self._running.pop()
+        if self._running and self._running[-1][0] == name:
+            self._running.pop()
         return self._counted(name, "")
 
     @property
