@@ -133,6 +133,7 @@ class _Ran:
     step: Step
     output: Tensor
     version: int
+    depends: bool  # on the image
 
     @property
     def functional(self) -> bool:
@@ -209,12 +210,13 @@ class _Planner(TorchFunctionMode):
         if not any(key[:2]) or main is None or main.ndim < 2:
             return
         # What depends on no image, like a learnt token, has images first, or none.
-        axes = self._axes_of(main) if main in self._known else Axes(0 if len(main) == IMAGES else None)
+        depends = main in self._known
+        axes = self._axes_of(main) if depends else Axes(0 if main.shape[0] == IMAGES else None)
         images = axes.own
-        moved = main if images is None else main.movedim(images, 0)
+        shape = tuple(extent for axis, extent in enumerate(main.shape) if axis != images)
         grid = _moved(axes.grids[0], images) if len(axes.grids) == 1 and images is not None else None
-        step = Step(name, operator, tuple(moved.shape[1:]), images, grid)
-        self._ran.append(_Ran(key, step, main, version(main)))
+        step = Step(name, operator, shape, images, grid)
+        self._ran.append(_Ran(key, step, main, version(main), depends))
 
     def plan(self, layers: Literal["auto"] | Sequence[str]) -> Plan:
         """Return the plan, after the run."""
@@ -231,7 +233,7 @@ class _Planner(TorchFunctionMode):
                     wanted.append(ran)
         left_out = [ran for ran in self._ran if ran.functional and not any(other.same_output(ran) for other in wanted)]
         unfollowed = [(ran.step.name, "") for ran in left_out if ran.step.operator == "other"]
-        unfollowed += [(ran.step.name, ran.step.fault) for ran in wanted if ran.step.fault]
+        unfollowed += [(ran.step.name, ran.step.fault) for ran in wanted if ran.step.fault and ran.depends]
         unfollowed += [(name, "computed outside of torch") for name in self._outside]
         return Plan(
             {ran.key: ran.step for ran in wanted if ran.step.images is not None},
