@@ -101,7 +101,9 @@ def effective_fields(
         raise OnepixError("effective receptive fields: no images, expected at least one")
     height, width = images.shape[1:3]
     size = max(PIXELS_PER_PASS // (height * width), 1) if micro_batch is None else micro_batch
-    planned = plan(classifier.network, (images.shape[3], height, width), layers, "effective receptive fields")
+    planned = plan(
+        classifier.network, (images.shape[3], height, width), layers, "effective receptive fields"
+    ).required()
     sums: dict[tuple[str, str], Tensor] = {}
     with progress_bar(len(images), description, "image") as bar:
         for start in range(0, len(images), size):

@@ -296,7 +296,8 @@ def _try_out(row: CheckedPair, config: Config, classifier: "Classifier", few: "I
         row.accuracy = int(correct.sum()), len(few.labels)
     row.passes = passes_per_second(evaluator, pictures[:1], PASSES_PER_ROUND * evaluator.micro_batch, TRIED)
     height, width, channels = few.images.shape[1:]
-    row.unfollowed = [*plan(classifier.network, (channels, height, width), config.propagation.layers).unfollowed]
+    planned = plan(classifier.network, (channels, height, width), config.propagation.layers).required()
+    row.unfollowed = [*planned.unfollowed]
 
 
 def _peak_memory() -> int | None:
