@@ -17,8 +17,8 @@ class Propagation(Settings):
 
     layers: Layers = Field(
         "auto",
-        description="Glob patterns of dotted layer names; auto: convolutions, activations, attention, pooling, linear "
-        "layers and the outputs of blocks.",
+        description="Glob patterns of dotted layer names, functional operations included (layer1.0.add()); auto: "
+        "convolutions, activations, attention, pooling, linear layers, sums, concatenations and the outputs of blocks.",
     )
     gradient_images: int = Field(
         16, ge=1, description="Effective receptive fields come from the gradients of so many images of a dataset."

@@ -71,7 +71,7 @@ def follow(
     classifier = load_network_file(checked_data(inputs["network"]), device)
     _, height, width, channels = images.images.shape
     clean = images.images[images.indices(root["image"].values)]
-    planned = plan(classifier.network, (channels, height, width), job.layers)
+    planned = plan(classifier.network, (channels, height, width), job.layers).required()
     layers = propagation_maps(
         classifier,
         torch.from_numpy(clean).to(device),

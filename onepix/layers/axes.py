@@ -239,16 +239,19 @@ class _Trial:
         return Axes(images, each, tuple(dict.fromkeys(found)))
 
     def _images(self, result: int) -> tuple[int | None, int]:
-        masks = {
-            index: _band(self._leaves[index], axes.images, slice(0, axes.each))
-            for index, axes in self._axes.items()
-            if axes.images is not None
-        }
-        if not masks:
-            return None, 1
-        reached = [axis.tolist() for axis in self._reached(result, masks)]
-        first = [axis for axis, found in enumerate(reached) if found == _first_image(len(found))]
-        return (first[0], len(reached[first[0]]) // IMAGES) if len(first) == 1 else (None, 1)
+        """Return the axis in which each image reaches its own share of a result, and how long a share is."""
+        reached = []
+        for image in range(IMAGES):
+            masks = {
+                index: _band(self._leaves[index], axes.images, slice(image * axes.each, (image + 1) * axes.each))
+                for index, axes in self._axes.items()
+                if axes.images is not None
+            }
+            if not masks:
+                return None, 1
+            reached.append([axis.tolist() for axis in self._reached(result, masks)])
+        own = [axis for axis, found in enumerate(zip(*reached, strict=True)) if list(found) == _shares(len(found[0]))]
+        return (own[0], len(reached[0][own[0]]) // IMAGES) if len(own) == 1 else (None, 1)
 
     def _grids(self, result: int, indices: Sequence[int], grows: bool) -> list[Grid]:
         """Return where positions of these arguments, all of which change together, lie in a result."""
@@ -277,10 +280,10 @@ class _Trial:
         return _found(self._before[result], grid, rows, columns, grows)
 
 
-def _first_image(size: int) -> list[bool]:
-    """Return which entries along the images' axis belong to the first image; none if they cannot be shared out."""
+def _shares(size: int) -> list[list[bool]]:
+    """Return for each image which entries along the images' axis belong to it; none if they cannot be shared out."""
     each = size // IMAGES if size % IMAGES == 0 else 0
-    return [True] * each + [False] * (size - each)
+    return [[image * each <= n < (image + 1) * each for n in range(size)] for image in range(IMAGES)]
 
 
 def _another(tensor: Tensor) -> Tensor:
@@ -399,5 +402,5 @@ def laid_out(output: Tensor, grid: Grid | None) -> tuple[Tensor, Tensor | None]:
     tokens = tokens.flatten(1, -2) if tokens.ndim > 2 else tokens[:, None]
     end = grid.first + grid.height * grid.width
     others = torch.cat([tokens[:, :, : grid.first], tokens[:, :, end:]], 2)
-    maps = tokens[:, :, grid.first : end].unflatten(2, (grid.height, grid.width))
+    maps = tokens[:, :, grid.first : end].reshape(*tokens.shape[:2], grid.height, grid.width)
     return maps, others[:, :, None] if others.shape[2] else None

@@ -105,7 +105,9 @@ def effective_fields(
     height, width = images.shape[1:3]
     size = max(PIXELS_PER_PASS // (height * width), 1) if micro_batch is None else micro_batch
     refuse_script(classifier.network, classifier.name)
-    planned = plan(classifier.network, (images.shape[3], height, width), layers, "effective receptive fields")
+    planned = plan(
+        classifier.network, (images.shape[3], height, width), layers, "effective receptive fields"
+    ).required()
     sums, _ = halving(
         lambda size: _sums(classifier, images, layers, seed, size, description, planned), size, classifier.name
     )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from onepix.errors import OnepixError
 from onepix.layers.axes import IMAGES, UNKNOWN, Axes, Grid, axes_after, axes_of_images
 from onepix.layers.outputs import main_output
 from onepix.layers.steps import (
@@ -26,7 +27,7 @@ from onepix.layers.steps import (
     trial_run,
     version,
 )
-from onepix.names import fits
+from onepix.names import chosen, fits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,19 @@ class Plan:
     ran: tuple[str, ...]
     unfollowed: tuple[str, ...]
 
+    def required(self) -> "Plan":
+        """Return the plan.
+
+        Raises
+        ------
+        OnepixError
+            If it follows nothing.
+        """
+        if not self.followed:
+            listed = f"; not followed: {', '.join(self.unfollowed)}" if self.unfollowed else ""
+            raise OnepixError(f"layers: no step of the network can be followed, expected at least one{listed}")
+        return self
+
     def with_suffix(self, name: str, suffix: str) -> str:
         """Return the name of a part of a step's output, which no step has."""
         whole = name + suffix
@@ -107,14 +121,15 @@ def plan(
     layers : "auto" or sequence of str
         Glob patterns of names, or "auto": convolutions, activations, attention, pooling, linear layers, sums and
         concatenations of what depends on the image, as modules or functions; and blocks. A block whose output is that
-        of its last layer is not repeated; one that ends in a functional operation stands for it.
+        of its last layer is not repeated; one that ends in a functional operation stands for it. In a network without
+        any of these, all steps.
     what : str
         Begins error messages.
 
     Raises
     ------
     OnepixError
-        If the network cannot run on such images, or a part of it is TorchScript.
+        If the network cannot run on such images, a part of it is TorchScript, or a pattern fits no step.
     """
     planner = _Planner(network)
     with trial_run(network, what, shape), observed(network, planner):
@@ -122,10 +137,13 @@ def plan(
         planner.enter(images, axes_of_images(images.shape))
         with planner:
             network(images)
-    return planner.plan(layers)
+    planned = planner.plan(layers)
+    for pattern in () if layers == "auto" else layers:
+        chosen(planned.ran, [pattern], "propagation.layers", "layer of the network")
+    return planned
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Ran:
     """A step that has run, and its output: the tensor, and the version that it had."""
 
@@ -133,6 +151,7 @@ class _Ran:
     step: Step
     output: Tensor
     version: int
+    depends: bool  # on the image
 
     @property
     def functional(self) -> bool:
@@ -209,12 +228,13 @@ class _Planner(TorchFunctionMode):
         if not any(key[:2]) or main is None or main.ndim < 2:
             return
         # What depends on no image, like a learnt token, has images first, or none.
-        axes = self._axes_of(main) if main in self._known else Axes(0 if len(main) == IMAGES else None)
+        depends = main in self._known
+        axes = self._axes_of(main) if depends else Axes(0 if main.shape[0] == IMAGES else None)
         images = axes.own
-        moved = main if images is None else main.movedim(images, 0)
+        shape = tuple(extent for axis, extent in enumerate(main.shape) if axis != images)
         grid = _moved(axes.grids[0], images) if len(axes.grids) == 1 and images is not None else None
-        step = Step(name, operator, tuple(moved.shape[1:]), images, grid)
-        self._ran.append(_Ran(key, step, main, version(main)))
+        step = Step(name, operator, shape, images, grid)
+        self._ran.append(_Ran(key, step, main, version(main), depends))
 
     def plan(self, layers: Literal["auto"] | Sequence[str]) -> Plan:
         """Return the plan, after the run."""
@@ -229,9 +249,11 @@ class _Planner(TorchFunctionMode):
                     same = None
                 if ran.step.operator != "block" or same is None:
                     wanted.append(ran)
+        if layers == "auto" and not wanted:  # of a network without layers, whatever there is
+            wanted = [ran for ran in self._ran if ran.depends]
         left_out = [ran for ran in self._ran if ran.functional and not any(other.same_output(ran) for other in wanted)]
         unfollowed = [(ran.step.name, "") for ran in left_out if ran.step.operator == "other"]
-        unfollowed += [(ran.step.name, ran.step.fault) for ran in wanted if ran.step.fault]
+        unfollowed += [(ran.step.name, ran.step.fault) for ran in wanted if ran.step.fault and ran.depends]
         unfollowed += [(name, "computed outside of torch") for name in self._outside]
         return Plan(
             {ran.key: ran.step for ran in wanted if ran.step.images is not None},

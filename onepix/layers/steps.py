@@ -179,8 +179,8 @@ class Steps:
 
     def left(self, name: str) -> Key:
         """Note that a module has ended, and return its key."""
-        while self._running.pop()[0] != name:  # others were left by an exception that the network caught
-            pass
+        if self._running and self._running[-1][0] == name:
+            self._running.pop()
         return self._counted(name, "")
 
     @property
@@ -236,7 +236,8 @@ def observed(network: nn.Module, observer: Observer) -> Iterator[None]:
                 return observer.left(name, (args, kwargs), output)
 
             undo.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            undo.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
+            # Also after an exception, which the network may catch; the output is then None.
+            undo.callback(module.register_forward_hook(leave, with_kwargs=True, always_call=True).remove)
         if (
             "torch._dynamo" in sys.modules
         ):  # a compiled module would run without its hooks; to import this takes seconds

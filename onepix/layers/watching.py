@@ -15,7 +15,6 @@ from onepix.layers.outputs import main_output, with_main_output
 from onepix.layers.plan import Plan, Step, plan
 from onepix.layers.steps import Key, Steps, function_of, observed
 from onepix.layers.steps import operator_of as operator_of
-from onepix.names import chosen
 
 EXTRA = "@extra"  # end of the name of tokens without a position in the image
 MOST_EXTRA_TOKENS = 8
@@ -47,15 +46,11 @@ def watching(
     Raises
     ------
     OnepixError
-        At the end, if a pattern fits no step that has run and returned a tensor; when the network is called, if it
-        cannot run on such images.
+        When the network is called, if it cannot run on such images, or a pattern fits no step.
     """
     watcher = _Watcher(network, layers, see, planned)
     with observed(network, watcher), watcher:
         yield
-    if layers != "auto" and watcher.planned:
-        for pattern in layers:
-            chosen(watcher.planned.ran, [pattern], "propagation.layers", "layer of the network")
 
 
 class _Watcher(TorchFunctionMode):

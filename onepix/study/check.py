@@ -372,7 +372,7 @@ def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", imag
     height, width, channels = image.images.shape[1:]
     device = classifier.mean.device
     clean = torch.from_numpy(image.images).to(device)
-    planned = plan(classifier.network, (channels, height, width), config.propagation.layers)
+    planned = plan(classifier.network, (channels, height, width), config.propagation.layers).required()
     row.unfollowed = [*planned.unfollowed]
     effective_fields(classifier, clean, config.propagation.layers)
     fields = receptive_fields(classifier.network, (channels, height, width))

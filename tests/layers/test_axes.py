@@ -167,6 +167,7 @@ TURNS = {
     "tokens after others": (lambda x: torch.cat([x.new_ones(len(x), 3, 2), x.flatten(2)], 2), (6, 4), (3, 2)),
     "patches": (patches, (3, 2), (1, 1)),
     "heads": (lambda x: x.flatten(2).unsqueeze(1).expand(-1, 2, -1, -1), (6, 4), (3, 2)),
+    "beside zeros": (lambda x: torch.cat([x, torch.zeros_like(x)], 1), (6, 4), (3, 2)),
     "a layer norm over all": (lambda x: F.layer_norm(x, x.shape[1:]), (6, 4), (3, 2)),
     "written into zeros": (
         lambda x: torch.zeros(len(x), 5, 6, 4).index_copy(1, torch.tensor([0, 2, 4]), x),

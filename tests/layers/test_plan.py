@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.inception import InceptionA
 
+from onepix.errors import OnepixError
 from onepix.layers.effective_field import effective_fields
 from onepix.layers.plan import plan
 from onepix.layers.propagation import propagation_maps
@@ -20,12 +21,12 @@ from onepix.networks.classifier import Classifier
 from onepix.notebook import bundled_network
 
 
-def pictures(height=16, width=16, channels=3, count=2):
+def pictures(height=16, width=16, channels=3, count=2, pixel=(5, 9)):
     """Return random images, and the same with one pixel changed."""
     generator = torch.Generator().manual_seed(5)
     clean = torch.randint(0, 256, (count, height, width, channels), generator=generator, dtype=torch.uint8)
     attacked = clean.clone()
-    attacked[:, 5, 9] = 255 - attacked[:, 5, 9]
+    attacked[:, *pixel] = 255 - attacked[:, *pixel]
     return clean, attacked
 
 
@@ -306,6 +307,28 @@ def test_blocks_that_return_more_than_a_tensor(wrap, unwrap):
         torch.testing.assert_close(changed, network(images) + 1)
 
 
+def test_a_layer_that_fails_and_is_caught_hides_nothing_after_it():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fails = nn.Conv2d(5, 5, 1)
+
+        def forward(self, images):
+            try:
+                images = self.fails(images)
+            except RuntimeError:
+                images = images.relu()
+            return (images + images.tanh()).flatten(1)
+
+    network = Network().eval()
+    assert [step.name for step in plan(network, (1, 4, 4)).followed.values()] == ["relu()", "tanh()", "add()"]
+    assert {"relu()", "tanh()", "add()"} <= set(receptive_fields(network, (1, 4, 4)))
+    seen = []
+    with torch.no_grad(), watching(network, "auto", lambda name, *_: seen.append(name)):
+        network(torch.rand(2, 1, 4, 4))
+    assert seen == ["relu()", "tanh()", "add()"]
+
+
 def test_modules_and_functions_used_again_get_a_number():
     class Network(nn.Module):
         def __init__(self):
@@ -395,12 +418,35 @@ def test_a_module_that_leaves_torch_is_listed():
     assert listed == ("1: computed outside of torch",)
 
 
+class Bare(nn.Module):
+    """No layers at all: a product with a parameter, or with nothing that can be followed."""
+
+    def __init__(self, product):
+        super().__init__()
+        self.weight, self.product = nn.Parameter(torch.rand(16, 2)), product
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weight if self.product else images.flatten(1)[:, :2] * 2 + 1
+
+
+def test_a_network_without_layers_is_followed_or_refused_in_one_line():
+    clean, attacked = pictures(4, 4, 1, pixel=(1, 2))
+    (layer,) = propagation_maps(Classifier(Bare(True)).eval(), clean, attacked, micro_batch=4)
+    assert (layer.name, layer.maximum.shape) == ("matmul()", (2, 1, 1))
+    assert plan(Bare(True).eval(), (1, 4, 4)).required().unfollowed == ()
+    refused = r"^layers: no step of the network can be followed, expected at least one$"
+    with pytest.raises(OnepixError, match=refused):
+        plan(Bare(False).eval(), (1, 4, 4)).required()
+    with pytest.raises(OnepixError, match=refused):
+        effective_fields(Classifier(Bare(False)).eval(), clean)
+
+
 def test_what_is_not_followed_is_a_short_list():
     class Mixing(nn.Module):
         def forward(self, maps):
             return maps.softmax(1) @ maps.cumsum(1)
 
-    listed = plan(nn.Sequential(*(Mixing() for _ in range(12))).eval(), (1, 4, 4)).unfollowed
+    listed = plan(nn.Sequential(nn.Conv2d(1, 1, 1), *(Mixing() for _ in range(12))).eval(), (1, 4, 4)).unfollowed
     assert listed == ("*.softmax() (×12)", "*.cumsum() (×12)", "*.matmul() (×12)")
 
 

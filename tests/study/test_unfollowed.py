@@ -1,4 +1,4 @@
-"""What is not followed in a network stands in `onepix check`, in the manifest of propagation maps, and in the report."""
+"""What is not followed in a network stands in `onepix check`, in the manifest of the maps, and in the report."""
 
 import json
 

@@ -24,7 +24,7 @@ from onepix.files.records import attacked_images, read_records
 from onepix.files.trees import read_tree
 from onepix.networks.weights import load_network_file
 
-RUNS = {"lenet": (range(8), ["000000-000003", "000004-000007"], 11), "resnet20": (range(4), ["000000-000003"], 40)}
+RUNS = {"lenet": (range(8), ["000000-000003", "000004-000007"], 11), "resnet20": (range(4), ["000000-000003"], 49)}
 
 
 @pytest.fixture(params=RUNS)
