@@ -150,7 +150,7 @@ def test_all_strangers_in_one_configuration(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     path = write_study(tmp_path)
     done = CliRunner().invoke(app, ["check", path.name])
-    lines = done.stdout.splitlines()
+    lines = [line for line in done.stdout.splitlines() if "not followed, or not as maps" not in line]
     for name, (_, fault) in CASES.items():
         told = [line for line in lines if line.startswith(f"sample × {name}: ")]
         if fault is None:
