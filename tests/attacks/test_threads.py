@@ -50,6 +50,7 @@ def test_attacks(name, precision):
 
     def attacked():
         table, changed = onepix.attack(network, *one, population=64, generations=1, engine=engine)
+        assert table["eligible"].all()
         maps = onepix.scan(network, *one, budget=128, engine=engine)
         return bits([table.to_json(double_precision=15), changed, maps["margin"].values, maps["flips"].values])
 
