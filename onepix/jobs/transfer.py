@@ -54,18 +54,20 @@ def run(settings: JsonText, dataset: Manifest, network: Manifest, attacks: Files
     images = read_images(dataset)
     classifier = load_network_file(checked_data(network), device)
     micro_batch = choose_micro_batch(job.engine.micro_batch, device, *images.images.shape[1:3])
-    first = torch.from_numpy(images.images[:1]).to(device)
-    images = for_network(images, logits(classifier, first, micro_batch).shape[1])  # only the network knows its classes
 
-    def seen(pictures: Pictures) -> npt.NDArray[np.int64]:
+    def outputs_of(pictures: Pictures) -> torch.Tensor:
         nonlocal micro_batch
-        if len(pictures) == 0:  # a chunk without successes
-            return np.zeros(0, np.int64)
         given = torch.from_numpy(pictures).to(device)
         outputs, micro_batch = halving(lambda size: logits(classifier, given, size), micro_batch, classifier.name)
-        classes: npt.NDArray[np.int64] = outputs.argmax(1).cpu().numpy()
+        return outputs
+
+    def seen(pictures: Pictures) -> npt.NDArray[np.int64]:
+        if len(pictures) == 0:  # a chunk without successes
+            return np.zeros(0, np.int64)
+        classes: npt.NDArray[np.int64] = outputs_of(pictures).argmax(1).cpu().numpy()
         return classes
 
+    images = for_network(images, outputs_of(images.images[:1]).shape[1])  # only the network knows its classes
     parts = []
     for manifest in attacks:
         successes = _successes(manifest)

@@ -41,7 +41,7 @@ def by_threads(compute: Callable[[], object]) -> list[object]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["lenet", "resnet20"])
+@pytest.mark.parametrize("name", ["lenet", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_attacks(name, precision):
     network, images = onepix.bundled_network(name), onepix.bundled_images()
     network, images = onepix.bundled_network(name), onepix.bundled_images()

@@ -202,7 +202,7 @@ def test_arguments_are_printable_also_inside_lists_and_tables():
         assert ".".join(path) in refused(changed(path, [{"inside": [text]}]))
         assert ".".join(path) in refused(changed(path, [{text: 1}]))
     for number in (float("nan"), float("-inf")):
-        assert "expected a finite number" in refused(changed(path, [1, number]))
+        assert "finite number" in refused(changed(path, [1, number]))
 
 
 def test_a_place_is_what_snakemake_takes_for_a_file():

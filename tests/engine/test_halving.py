@@ -129,7 +129,7 @@ def test_transfer_halves_its_batch(tmp_path, monkeypatch):
         with pytest.warns(UserWarning, match="of 4") if room == 5 else pytest.MonkeyPatch.context():
             transfer.run(settings, Path("d.json"), Path("n.json"), [attack], output)
         tables.append(pd.read_csv(output))
-    assert network.network.sizes == [16, 8, *[4] * 9]
+    assert network.network.sizes == [16, 8, *[4] * 10]  # one for the number of classes, then three times twelve
     pd.testing.assert_frame_equal(*tables)
     assert len(tables[0]) == 12
 

@@ -340,9 +340,10 @@ def entries():
         "attacks": {"a": {}},
         "runs": [{"dataset": "d", "networks": ["lenet-keras"], "attacks": ["a"], "images": 0}],
     }
-    from onepix.config.study import parse, yaml
+    from onepix.config.documents import read_file
+    from onepix.config.study import parse
 
-    return parse({**yaml.safe_load((ROOT / "config/networks.yaml").read_text()), **study}, "networks.yaml").networks
+    return parse({**read_file(ROOT / "config/networks.yaml").values, **study}, "networks.yaml").networks
 
 
 def published(name, cache_folder, monkeypatch):

@@ -94,6 +94,7 @@ def test_pictures_and_a_network_from_the_web(site, monkeypatch, tmp_path):
         "architecture": "resnet8",
         "mean": [0.4, 0.5, 0.6],
         "std": [0.2, 0.25, 0.3],
+        "logits": "output",
         "weights": {
             "origin": site.url,
             "sha256": site.sha256,
@@ -137,7 +138,10 @@ def test_a_file_of_ids(study_copy):
     (study_copy.folder / "ids.txt").unlink()
     run = study_copy.snakemake("--dry-run", config=config)
     assert run.returncode == 1
-    assert "onepix: runs.0.images: ids.txt: No such file or directory; expected a text file of image ids" in run.stdout
+    assert (
+        "onepix: study.yaml:20: runs.0.images: ids.txt: No such file or directory; expected a text file of image ids"
+        in run.stdout
+    )
     assert "Traceback" not in run.stdout
 
 

@@ -193,7 +193,7 @@ COMMENT = ('"""\n', '"""  # edited\n')  # files are compared by content
         ("config/figures.py", ("A Matplotlib colour map.", "A colour map of Matplotlib."), RECORDED),
         ("config/figures.py", ("    dpi: int", "    grid: bool = False\n    dpi: int"), RECORDED),
         ("config/study.py", COMMENT, {"configuration": 1}),
-        ("files/records.py", ('Format("attack records", 1)', 'Format("attack records", 2)'), {**ATTACKS, **TRACE}),
+        ("files/records.py", ('Format("attack records", 2)', 'Format("attack records", 3)'), {**ATTACKS, **TRACE}),
         ("process.py", COMMENT, {}),
         ("jobs/__main__.py", COMMENT, {}),
         ("cli.py", COMMENT, {}),
