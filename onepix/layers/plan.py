@@ -59,8 +59,8 @@ class Step:
         """Why the output cannot be followed as maps; empty if it can, or has no space."""
         if self.images is None:
             return "its output has no axis of images"
-        unplaced = self.grid is None and sum(extent > 1 for extent in self.shape) > 1
-        return "its output is not laid out as a map" if unplaced else ""
+        lost = self.grid is None and sum(extent > 1 for extent in self.shape) > 1
+        return "its output is not laid out as a map" if lost else ""
 
 
 @dataclasses.dataclass(frozen=True)

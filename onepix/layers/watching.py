@@ -167,8 +167,8 @@ def feature_maps(operator: str, output: Tensor, image: tuple[int, int], step: St
         registers) are under "@extra", (N, C, 1, tokens). Channels may come last, as in Swin transformers.
     """
     if step is not None:
-        placed, others = laid_out(output, step.grid)
-        return {"": placed} | ({} if others is None else {EXTRA: others})
+        laid, others = laid_out(output, step.grid)
+        return {"": laid} | ({} if others is None else {EXTRA: others})
     if output.ndim == 4:
         last = operator == "linear" or (
             operator not in ("convolution", "pooling")
