@@ -148,12 +148,11 @@ def _squared_gradients(
     planned: Plan,
 ) -> dict[tuple[str, str], Tensor]:
     """Return squared gradients by layer (name and operator), float64, (H, W): sums over images and image channels."""
-    size = (images.shape[1], images.shape[2])
     middles: dict[tuple[str, str], Tensor] = {}
     steps = {step.name: step for step in planned.followed.values()}
 
     def see(name: str, operator: str, output: Tensor) -> Tensor:
-        for suffix, maps in feature_maps(operator, output, size, steps[name]).items():
+        for suffix, maps in feature_maps(output, steps[name].grid).items():
             middle = maps.flatten(1) if suffix else maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2]
             entry = planned.with_suffix(name, suffix)
             signs = _signs(seed, entry, range(first, first + len(maps)), middle.shape[1])

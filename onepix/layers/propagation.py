@@ -142,11 +142,10 @@ def _followed(
 ) -> dict[str, LayerMaps]:
     """Return reduced maps of a batch whose first half is clean and whose second half is attacked."""
     recorded: dict[str, LayerMaps] = {}
-    size = (batch.shape[1], batch.shape[2])
     steps = {step.name: step for step in planned.followed.values()}
 
     def see(name: str, operator: str, output: Tensor) -> None:
-        for suffix, maps in feature_maps(operator, output, size, steps[name]).items():
+        for suffix, maps in feature_maps(output, steps[name].grid).items():
             entry = planned.with_suffix(name, suffix)
             recorded[entry] = _reduced(entry, operator, tuple(output.shape[1:]), maps, images, suffix == EXTRA)
 

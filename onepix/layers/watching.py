@@ -1,6 +1,5 @@
 """Layers: which modules of a network are followed, in which order they run, and their outputs as feature maps."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,14 +9,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from onepix.errors import OnepixError
-from onepix.layers.axes import laid_out
+from onepix.layers.axes import Grid, laid_out
 from onepix.layers.outputs import main_output, with_main_output
 from onepix.layers.plan import Plan, Step, plan
 from onepix.layers.steps import Key, Steps, function_of, observed
 from onepix.layers.steps import operator_of as operator_of
 
 EXTRA = "@extra"  # end of the name of tokens without a position in the image
-MOST_EXTRA_TOKENS = 8
 See = Callable[[str, str, Tensor], Tensor | None]
 
 
@@ -145,54 +143,21 @@ def _shape(inputs: object) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def feature_maps(operator: str, output: Tensor, image: tuple[int, int], step: Step | None = None) -> dict[str, Tensor]:
+def feature_maps(output: Tensor, grid: Grid | None) -> dict[str, Tensor]:
     """Return a layer's output as feature maps.
 
     Parameters
     ----------
-    operator : str
-        Of the layer.
     output : Tensor
         Shape (N, …).
-    image : tuple of int
-        Height and width of the images.
-    step : Step, optional
-        The layer's step in a plan, which knows where the positions lie; default: that is guessed by the shape.
+    grid : Grid or None
+        Where its positions lie, as its step in a plan knows; None: nowhere.
 
     Returns
     -------
     dict of str to Tensor
-        Under "", maps of shape (N, C, y, x), 1 × 1 for outputs without space. Tokens (N, T, C) are put back row by row
-        on a grid with the image's proportions; up to 8 tokens before them that do not belong to the grid (class token,
-        registers) are under "@extra", (N, C, 1, tokens). Channels may come last, as in Swin transformers.
+        Under "", maps of shape (N, C, y, x), 1 × 1 for outputs without space. Tokens are put back row by row; those
+        that do not belong to the grid (class token, registers) are under "@extra", (N, C, 1, tokens).
     """
-    if step is not None:
-        laid, others = laid_out(output, step.grid)
-        return {"": laid} | ({} if others is None else {EXTRA: others})
-    if output.ndim == 4:
-        last = operator == "linear" or (
-            operator not in ("convolution", "pooling")
-            and not _has_proportions(output.shape[2:], image)
-            and _has_proportions(output.shape[1:3], image)
-        )
-        return {"": output.permute(0, 3, 1, 2) if last else output}
-    grid = _grid(output.shape[1], image) if output.ndim == 3 and operator != "convolution" else None
-    if grid is None:
-        return {"": output.flatten(1)[:, :, None, None]}
-    extra = output.shape[1] - math.prod(grid)
-    tokens = output.transpose(1, 2)
-    maps = {"": tokens[:, :, extra:].reshape(*tokens.shape[:2], *grid)}
-    return maps | ({EXTRA: tokens[:, :, None, :extra]} if extra else {})
-
-
-def _has_proportions(grid: Sequence[int], image: tuple[int, int]) -> bool:
-    return grid[0] * image[1] == grid[1] * image[0]
-
-
-def _grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
-    """Return height and width of the largest grid with the image's proportions, if few tokens are left over."""
-    divisor = math.gcd(*image)
-    height, width = image[0] // divisor, image[1] // divisor
-    factor = math.isqrt(tokens // (height * width))
-    left = tokens - factor**2 * height * width
-    return (factor * height, factor * width) if factor and left <= MOST_EXTRA_TOKENS else None
+    maps, others = laid_out(output, grid)
+    return {"": maps} | ({} if others is None else {EXTRA: others})

@@ -124,7 +124,7 @@ def check(config: Config, sample: int = 100, fetch: bool = False) -> Iterator[Ch
 
 
 def check_pair(
-    config: Config, dataset: str, network: str, sample: int, fetch: bool = False, threads: int | None = None
+    config: Config, dataset: str, network: str, sample: int, fetch: bool = False, threads: int = 1
 ) -> CheckedPair:
     """Try one network on one dataset, in its own process.
 
@@ -134,8 +134,8 @@ def check_pair(
         As in `check`.
     dataset, network : str
         Their names.
-    threads : int, optional
-        Threads of PyTorch; default: all cores.
+    threads : int
+        Threads of PyTorch; a job has one.
 
     Returns
     -------
@@ -151,11 +151,10 @@ def check_pair(
         return CheckedPair(dataset, network, fault=" ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, threads: int | None) -> CheckedPair:
+def _row(config: Config, dataset: str, network: str, sample: int, fetch: bool, threads: int) -> CheckedPair:
     if not fetch:
         os.environ["ONEPIX_OFFLINE"] = "1"
-    if threads:
-        _keep_to(threads)
+    _keep_to(threads)
     row = CheckedPair(dataset, network)
     try:
         with (

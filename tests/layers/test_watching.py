@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from onepix.layers.axes import Grid
 from onepix.layers.propagation import propagation_maps
 from onepix.layers.receptive_field import receptive_fields
 from onepix.layers.watching import EXTRA, feature_maps, operator_of, watching
@@ -69,7 +70,7 @@ def test_what_is_seen_can_be_replaced():
 
 def test_tokens_are_laid_back_row_by_row():
     tokens = torch.arange(7.0)[None, :, None].repeat(1, 1, 2) * torch.tensor([1.0, 10.0])
-    maps = feature_maps("block", tokens, (4, 6))
+    maps = feature_maps(tokens, Grid(1, 1, 2, 3, first=1))
     assert maps[""].shape == (1, 2, 2, 3)
     assert maps[""][0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert maps[""][0, 1].tolist() == [[10, 20, 30], [40, 50, 60]]
@@ -77,29 +78,24 @@ def test_tokens_are_laid_back_row_by_row():
     assert maps[EXTRA].flatten().tolist() == [0, 0]
 
 
-@given(st.integers(1, 5), st.integers(1, 5), st.integers(2, 6), st.integers(0, 4), st.integers(1, 3))
-def test_every_token_is_in_its_place(down, across, factor, extra, channels):
-    """Whatever the image's proportions, a grid that has them and a few tokens before it are taken apart again."""
-    height, width = down * factor, across * factor
-    grid = torch.rand(2, channels, height, width)
-    before = torch.rand(2, extra, channels)
-    tokens = torch.cat([before, grid.flatten(2).transpose(1, 2)], 1)
-    maps = feature_maps("linear", tokens, (8 * height, 8 * width))
-    found = maps[""]
-    if found.shape[2:] == (height, width):  # more tokens before the grid may make a larger grid
-        assert torch.equal(found, grid)
-        assert (EXTRA in maps) == (extra > 0)
-    else:
-        assert found.shape[2] * found.shape[3] > height * width
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 4), st.integers(0, 2), st.integers(1, 3))
+def test_every_token_is_in_its_place(height, width, before, after, channels):
+    """Tokens before the grid and behind it are taken apart from it."""
+    maps = torch.rand(2, channels, height, width)
+    first, last = torch.rand(2, before, channels), torch.rand(2, after, channels)
+    tokens = torch.cat([first, maps.flatten(2).transpose(1, 2), last], 1)
+    found = feature_maps(tokens, Grid(1, 1, height, width, first=before))
+    assert torch.equal(found[""], maps)
+    others = torch.cat([first, last], 1).transpose(1, 2)[:, :, None]
+    assert torch.equal(found.get(EXTRA, others[..., :0]), others)
 
 
 def test_channels_may_come_last():
     maps = torch.rand(2, 6, 4, 5)
     last = maps.permute(0, 2, 3, 1)
-    assert torch.equal(feature_maps("linear", last, (12, 15))[""], maps)
-    assert torch.equal(feature_maps("block", last, (12, 15))[""], maps)
-    assert torch.equal(feature_maps("block", maps, (12, 15))[""], maps)
-    assert torch.equal(feature_maps("convolution", last, (12, 15))[""], last), "a convolution's channels come second"
+    assert torch.equal(feature_maps(last, Grid(1, 2, 4, 5))[""], maps)
+    assert torch.equal(feature_maps(maps, Grid(2, 3, 4, 5))[""], maps)
+    assert torch.equal(feature_maps(maps.mT, Grid(3, 2, 4, 5))[""], maps)
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "mobilenet_v3_small", "squeezenet1_1"])
