@@ -341,25 +341,13 @@ def contents(folder, *parts):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-ONE_RUN = ("data/datasets", "data/networks/resnet20", "results/sample/resnet20")
-
-
-@pytest.mark.parametrize(
-    ("runs", "parts"),
-    [
-        ([1], ONE_RUN),
-        pytest.param([0, 1], ("data", "results"), marks=pytest.mark.slow),
-    ],
-    ids=["one network", "all"],
-)
-def test_processes_make_the_bytes_that_jobs_in_one_process_make(finished_study, tmp_path, runs, parts):
+@pytest.mark.slow
+def test_processes_make_the_bytes_that_jobs_in_one_process_make(finished_study, tmp_path):
     """A study as users run it, from nothing to the last table: so what is tested of the other one holds of theirs."""
     study = new_study(tmp_path / "study")
-    run = study.snakemake(config={**study.CONFIG, "runs": [study.CONFIG["runs"][index] for index in runs]})
+    run = study.snakemake()
     assert run.returncode == 0, run.stdout
-    outside, inside = contents(study.folder, *parts), contents(finished_study.folder, *parts)
-    if len(runs) == 1:  # nothing is shared
-        inside.pop("results/sample/resnet20/de/transfer.csv")
+    outside, inside = (contents(made.folder, "data", "results") for made in (study, finished_study))
     assert inside.keys() == outside.keys()
     assert [name for name in inside if inside[name] != outside[name]] == []
     assert (study.folder / "results/charts/locality_chart.pdf").exists()
