@@ -158,6 +158,14 @@ class _Dumper(yaml.SafeDumper):
     }
 
 
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Escape what is not printable: PyYAML writes some line breaks as they are, and would read them as spaces."""
+    return dumper.represent_scalar(f"{TAG}str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _quoted)
+
+
 def written(values: Mapping[str, Any]) -> str:
     """Return values as YAML that onepix and Snakemake read as the same values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

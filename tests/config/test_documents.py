@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onepix.config.documents import merged, read_file, read_option, written
@@ -270,6 +270,8 @@ LEAVES = st.text(max_size=8) | st.integers() | st.floats(allow_nan=False) | st.b
 
 
 @given(st.dictionaries(st.text(max_size=8), LEAVES, max_size=3))
+@example({"\x85": None})
+@example({"a": "b\u2028c\nd"})
 def test_what_is_written_is_read_as_the_same_by_both_versions_of_yaml(values):
     try:
         expected = yaml.safe_load(yaml.safe_dump(values))
