@@ -56,7 +56,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_check_lists_it(study, capsys):
-    row = _row(study, "two", "mine", 2, False, None)
+    row = _row(study, "two", "mine", 2, False, 1)
     assert (row.fault, row.unfollowed) == ("", LISTED)
     assert check_table.show(study, [row]) == 0
     assert "two × mine: not followed, or not as maps: interpolate(), mean(), mul()\n" in capsys.readouterr().out
