@@ -1,6 +1,7 @@
 """How a command's process behaves: a signal or a mistake ends it with one line, and its threads disturb no others."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ def well_behaved() -> Iterator[None]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("onepix: stopped by SIGTERM"))
     _keep_to_threads()
     wait_passively()
+    # If a file of a zarr store cannot be written, the first error ends the process in one line; asyncio would add a
+    # traceback for each further file.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         yield
     except OnepixError as error:
