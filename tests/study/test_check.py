@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 from analytic import blank
+from checks import InThisProcess, check_in_this_process
 from typer.testing import CliRunner
 
 from onepix.cli import app
@@ -29,29 +29,9 @@ from onepix.study.check_table import cells
 URL = "https://example.org/mine.th"
 
 
-class InThisProcess:
-    """In place of a process of its own, which takes seconds to start."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, *arguments):
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
 @pytest.fixture
 def in_this_process(monkeypatch):
-    monkeypatch.setattr("onepix.study.check.ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr("onepix.study.check.TRIED", 0.01)
-    monkeypatch.setenv("ONEPIX_OFFLINE", "")  # set by a check; this takes it back
+    check_in_this_process(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

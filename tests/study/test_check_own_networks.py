@@ -3,11 +3,11 @@
 import importlib
 import io
 import sys
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
+from checks import check_in_this_process
 from rich.console import Console
 
 from onepix.config.study import parse
@@ -26,29 +26,9 @@ def downloads():
 """
 
 
-class InThisProcess:
-    """In place of a process of its own, which takes seconds to start."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, *arguments):
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("onepix.study.check.ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr("onepix.study.check.TRIED", 0.01)
-    monkeypatch.setenv("ONEPIX_OFFLINE", "")  # set by a check; this takes it back
+    check_in_this_process(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("checked_networks.py").write_text(MODULE)

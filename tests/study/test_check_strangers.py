@@ -5,11 +5,11 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import Future
 
 import pytest
 import strange_networks
 import yaml
+from checks import InThisProcess, check_in_this_process
 from strange_networks import CASES, Tiny, configuration, write_study
 from typer.testing import CliRunner
 
@@ -23,30 +23,10 @@ from onepix.study.check import CheckedPair, check
 from onepix.study.check_table import notes
 
 
-class InThisProcess:
-    """In place of a process of its own, which takes seconds to start."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, *arguments):
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checking, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(checking, "TRIED", 0.01)
-    monkeypatch.setenv("ONEPIX_OFFLINE", "")  # set by a check; this takes it back
+    check_in_this_process(monkeypatch)
 
 
 def checked(cases, **changes):

@@ -1,11 +1,10 @@
 """What `onepix check` prints about classes: which output each is, how many images it has, and what was left out."""
 
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from checks import check_in_this_process
 from pictured import written
 
 from onepix.config.study import Config, parse
@@ -23,32 +22,12 @@ def thousand():
 """
 
 
-class InThisProcess:
-    """In place of a process of its own, which takes seconds to start."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __enter__(self) -> "InThisProcess":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        pass
-
-    def submit(self, function: Any, *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Networks of 10 and of 1,000 classes, and three datasets: numbered, by WordNet ids, with a stray."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("onepix.study.check.ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr("onepix.study.check.TRIED", 0.01)
-    monkeypatch.setenv("ONEPIX_OFFLINE", "")  # set by a check; this takes it back
+    check_in_this_process(monkeypatch)
     (tmp_path / "factories_of_classes.py").write_text(FACTORY)
     for dataset, classes in (("numbered", map(str, range(1, 11))), ("nette", ("n02102040", "n03888257"))):
         for name in classes:
