@@ -13,7 +13,7 @@ from onepix.errors import OnepixError
 from onepix.files.atomic import replacing
 from onepix.files.manifests import Format, checked_data
 
-RECORDS = Format("attack records", 2)
+RECORDS = Format("attack records", 3)
 PIXELS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     [
@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("queries", pa.int64()),
         ("queries_to_success", pa.int64()),
         ("rechecked", pa.int64()),
+        ("backward_passes", pa.int32()),  # of the gradient; they are part of `queries`
         ("generations", pa.int32()),
         ("seed", pa.int64()),
     ]
