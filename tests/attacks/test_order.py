@@ -51,9 +51,9 @@ class Linear(nn.Module):
         return ((scaled * 255)[:, None] * self.weights).sum((2, 3, 4)) + self.offsets
 
 
-def linear(classes=4, channels=3, height=5, width=7, strength=1.0) -> Classifier:
+def linear(classes=4, channels=3, height=5, width=7) -> Classifier:
     generator = torch.Generator().manual_seed(0)
-    weights = strength * torch.randn(classes, channels, height, width, generator=generator) / 255
+    weights = torch.randn(classes, channels, height, width, generator=generator) / 255
     network = Linear(weights, torch.randn(classes, generator=generator))
     return Classifier(network, (0.1,) * channels, (0.3,) * channels).eval()
 
@@ -175,7 +175,7 @@ def test_each_candidate_is_taken_once(colours, height, width):
 
 def test_the_gradient_points_at_the_first_candidate():
     """Of a linear network, the candidate of least margin comes first: one query beside the two backward passes."""
-    classifier, images = linear(height=9, width=6, strength=2.0), pictures(40, height=9, width=6)
+    classifier, images = linear(height=3, width=2), pictures(40, height=3, width=2)
     labels = classifier(images).argmax(1).numpy()
     given_set = ImageSet(images.numpy(), labels, np.arange(40), tuple("abcd"), "made by a test")
     records = attack_images(classifier, given_set, scan(stop="first")).records
