@@ -264,7 +264,7 @@ def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: 
     found = _findings(task.goal, outcome, after)
     concerned = np.column_stack([images.labels[image], rows.target])
     probabilities = probability_columns(before[image], after.softmax(1).cpu().numpy(), mask, concerned)
-    return records.join(found.set_index(records.index[mask])).assign(**probabilities)
+    return records.join(found.set_index(records.index[mask])).join(probabilities)
 
 
 def _findings(goal: Goal, outcome: Outcome, attacked: Tensor) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 ALL_CLASSES = 20  # a network with more has only some of them recorded: so many of the likeliest, before and after
 LIKELIEST = 5
@@ -12,7 +13,7 @@ Integers = npt.NDArray[np.int64]
 
 def probability_columns(
     before: Floats, after: Floats, attacked: npt.NDArray[np.bool_], concerned: Integers
-) -> dict[str, list[npt.NDArray[np.generic] | None]]:
+) -> pd.DataFrame:
     """Return the columns of probabilities: all classes if these are few, else the likeliest and those concerned.
 
     Parameters
@@ -28,21 +29,16 @@ def probability_columns(
 
     Returns
     -------
-    dict
+    DataFrame
         `probability_classes` (ascending), `probabilities_before` and `probabilities_after` (None without attack), one
         array per record; the class seen is among the likeliest.
     """
-    row_after = np.cumsum(attacked) - 1
-    columns: dict[str, list[npt.NDArray[np.generic] | None]] = {
-        name: [] for name in ("probability_classes", "probabilities_before", "probabilities_after")
-    }
+    row_after, rows = np.cumsum(attacked) - 1, []
     for row, first in enumerate(before):
         second = after[row_after[row]] if attacked[row] else None
         classes = _recorded(concerned[row], *(p for p in (first, second) if p is not None))
-        columns["probability_classes"].append(classes)
-        columns["probabilities_before"].append(first[classes])
-        columns["probabilities_after"].append(None if second is None else second[classes])
-    return columns
+        rows.append((classes, first[classes], None if second is None else second[classes]))
+    return pd.DataFrame(rows, columns=["probability_classes", "probabilities_before", "probabilities_after"])
 
 
 def _recorded(concerned: Integers, *probabilities: Floats) -> Integers:

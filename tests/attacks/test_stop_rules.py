@@ -155,18 +155,3 @@ def test_with_many_classes_a_threshold_may_be_nearer_than_the_flip():
         assert (goal.margin(shares.log(), settings) < 0).item() == nearer
         assert goal.past(shares.log(), settings).item() == nearer
         assert goal.done(shares.log(), settings).item() == (stop == "threshold")
-
-
-@pytest.mark.parametrize(
-    ("stop", "target", "idle"),
-    [
-        ("flip", None, {"true_threshold", "target_threshold"}),
-        ("threshold", None, {"target_threshold"}),
-        ("budget", None, {"target_threshold"}),
-        ("budget", 3, {"true_threshold"}),
-        ("budget", "all", {"true_threshold"}),
-    ],
-)
-def test_thresholds_have_an_effect_wherever_they_are_looked_for(stop, target, idle):
-    assert DifferentialEvolution(stop=stop, target=target).idle & {"true_threshold", "target_threshold"} == idle
-    assert RandomSearch(method="random_search", stop=stop, target=target).idle == idle
