@@ -54,22 +54,25 @@ def machine(results: Path) -> str:
 
 
 def success(table: pd.DataFrame) -> str:
-    """Show how often attacks succeed."""
+    """Show how often attacks find a success within their budget."""
     rows = (
         [
             *run(row),
             row["images"],
             percent(row["accuracy"]),
             row["attacks"],
+            f"{row['stop']}, {number(row['budget'])}",
             row["successes"],
             proportion(row, "success_rate"),
+            proportion(row, "threshold_rate"),
             number(row["queries_to_success_median"]),
+            number(row["queries_mean"]),
             number(row["queries_total"]),
         ]
         for _, row in table.iterrows()
     )
-    heads = ["network", "attack", "images", "correct", "attacked", "successes", "success rate"]
-    return markdown([*heads, "median queries to success", "queries"], rows)
+    heads = ["network", "attack", "images", "correct", "attacked", "stop, budget", "found within it", "success rate"]
+    return markdown([*heads, "past the threshold", "median queries to success", "mean queries", "queries"], rows)
 
 
 def locality(table: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
 from onepix.attacks.journal import Journal
 from onepix.attacks.order import FirstOrder, backward_passes, first_order
+from onepix.attacks.probabilities import probability_columns
 from onepix.attacks.random_search import RandomDraws
 from onepix.attacks.scan import ScanMaps, Scanning, most_candidates
 from onepix.attacks.search import Method, Outcome, Task, begin, run_search
@@ -121,7 +122,7 @@ def attack_images(
     records = _records(images, rows, clean, task, outcome, after)
     records.loc[rows.eligible, "backward_passes"] = method.passes
     seen = {"screening_error": float(outcome.screening_error.max()) if len(task.pictures) else None}
-    return Attacked(records, maps, evaluator.facts | facts | seen)
+    return Attacked(records.assign(budget=most), maps, evaluator.facts | facts | seen)
 
 
 def clean_logits(classifier: Classifier, pictures: Tensor, classify: Callable[[Tensor], Tensor]) -> Tensor:
@@ -276,6 +277,7 @@ def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: 
             "clean_confidence": before.max(1)[image],
             "eligible": mask,
             "method": settings.method,
+            "stop": settings.stop,
             "target": pd.array([None if t == UNTARGETED else t for t in rows.target.tolist()], dtype="Int64"),
             "true_probability_before": before[image, images.labels[image]],
             "queries": 0,
@@ -291,7 +293,9 @@ def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: 
         records["generations"] = 0
         records.loc[mask, "generations"] = outcome.rounds.cpu().numpy() - 1
     found = _findings(task.goal, outcome, after)
-    return records.join(found.set_index(records.index[mask]))
+    concerned = np.column_stack([images.labels[image], rows.target])
+    probabilities = probability_columns(before[image], after.softmax(1).cpu().numpy(), mask, concerned)
+    return records.join(found.set_index(records.index[mask])).join(probabilities)
 
 
 def _findings(goal: Goal, outcome: Outcome, attacked: Tensor) -> pd.DataFrame:
@@ -300,7 +304,8 @@ def _findings(goal: Goal, outcome: Outcome, attacked: Tensor) -> pd.DataFrame:
     index, labels, targets = np.arange(len(after)), goal.labels.cpu().numpy(), goal.targets.cpu().numpy()
     success = goal.reached(attacked).cpu().numpy()
     target_probability = np.where(targets == UNTARGETED, np.nan, after[index, np.maximum(targets, 0)])
-    first = [q if s else None for q, s in zip(outcome.queries_to_success.tolist(), success, strict=True)]
+    flips = success & (outcome.queries_to_success > 0).cpu().numpy()
+    past = (outcome.queries_to_threshold > 0).cpu().numpy()
     return pd.DataFrame(
         {
             "success": success,
@@ -311,6 +316,14 @@ def _findings(goal: Goal, outcome: Outcome, attacked: Tensor) -> pd.DataFrame:
             "adversarial_confidence": after.max(1),
             "true_probability_after": after[index, labels],
             "target_probability_after": pd.array(target_probability, dtype="Float32"),
-            "queries_to_success": pd.array(first, dtype="Int64"),
+            "queries_to_success": pd.array(_where(flips, outcome.queries_to_success), dtype="Int64"),
+            "queries_to_threshold": pd.array(_where(past, outcome.queries_to_threshold), dtype="Int64"),
+            **{f"flip_{part}": _where(flips, tensor) for part, tensor in vars(outcome.flip).items()},
+            **{f"threshold_{part}": _where(past, tensor) for part, tensor in vars(outcome.past).items()},
         }
     )
+
+
+def _where(known: npt.NDArray[np.bool_], values: Tensor) -> list[Any]:
+    """Return the values as a list, None where they are not known."""
+    return [value if is_known else None for value, is_known in zip(values.tolist(), known, strict=True)]

@@ -43,11 +43,11 @@ class Goal:
         """Return how far each candidate is from its goal in logits, (N,): negative where it is reached.
 
         Untargeted: the true class's logit minus the best other one. Targeted: the best other one minus the target's.
-        With settings, it is the smaller of the distances from the goal and from the threshold of the stop rule.
+        With settings, it is the smaller of the distances from the goal and from the threshold that is looked for.
         """
         margin = logit_margin(logits, self._index())
         margin = torch.where(self.targets == UNTARGETED, margin, -margin)
-        if isinstance(settings, PixelSearch) and settings.stop == "threshold":
+        if isinstance(settings, PixelSearch) and settings.looks_for_threshold:
             return torch.minimum(margin, self._threshold_margin(logits, settings))
         return margin
 
@@ -62,7 +62,13 @@ class Goal:
         """Return which candidates end their search by the stop rule: bool, (N,)."""
         if settings.stop in ("flip", "first"):
             return self.reached(logits)
-        if isinstance(settings, PixelSearch) and settings.stop == "threshold":
+        if settings.stop == "threshold":
+            return self.past(logits, settings)
+        return torch.zeros_like(self.labels, dtype=torch.bool)
+
+    def past(self, logits: Tensor, settings: AttackSettings) -> Tensor:
+        """Return which candidates are past the threshold of probability, where that is looked for: bool, (N,)."""
+        if isinstance(settings, PixelSearch) and settings.looks_for_threshold:
             return self._threshold_margin(logits, settings) < 0
         return torch.zeros_like(self.labels, dtype=torch.bool)
 

@@ -62,12 +62,15 @@ class Outcome:
         For each attack the change that reaches the goal, or the best one found.
     fitness : Tensor
         float32, shape (B,): of `best`.
+    flip, past : Perturbation
+        For each attack the first candidate that reaches the goal, and the first past the threshold of probability;
+        zeros where there is none.
     reached : Tensor
         bool, shape (B,).
     queries : Tensor
         int64, shape (B,): candidates evaluated.
-    queries_to_success : Tensor
-        int64, shape (B,): up to and including the first candidate that reaches the goal; −1 where none does.
+    queries_to_success, queries_to_threshold : Tensor
+        int64, shape (B,): up to and including `flip` and `past`; −1 where there is none.
     rechecked : Tensor
         int64, shape (B,): candidates evaluated again in float32.
     rounds : Tensor
@@ -78,10 +81,13 @@ class Outcome:
     """
 
     best: Perturbation
+    flip: Perturbation
+    past: Perturbation
     fitness: Tensor
     reached: Tensor
     queries: Tensor
     queries_to_success: Tensor
+    queries_to_threshold: Tensor
     rechecked: Tensor
     rounds: Tensor
     screening_error: Tensor
@@ -93,15 +99,33 @@ class Outcome:
         def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(attacks, *shape, dtype=dtype, device=device)
 
-        best = Perturbation(zeros(pixels), zeros(pixels), zeros(pixels, channels, dtype=torch.uint8))
-        fitness, error = zeros(dtype=torch.float32) + torch.inf, zeros(dtype=torch.float32)
-        return Outcome(best, fitness, zeros(dtype=torch.bool), zeros(), zeros() - 1, zeros(), zeros(), error)
+        best, flip, past = (
+            Perturbation(zeros(pixels), zeros(pixels), zeros(pixels, channels, dtype=torch.uint8)) for _ in range(3)
+        )
+        return Outcome(
+            best,
+            flip,
+            past,
+            fitness=zeros(dtype=torch.float32) + torch.inf,
+            reached=zeros(dtype=torch.bool),
+            queries=zeros(),
+            queries_to_success=zeros() - 1,
+            queries_to_threshold=zeros() - 1,
+            rechecked=zeros(),
+            rounds=zeros(),
+            screening_error=zeros(dtype=torch.float32),
+        )
 
     def fields(self) -> dict[str, Tensor]:
         """Return all tensors by name, without copying them; the first index is the number of the attack."""
-        best = {"rows": self.best.rows, "columns": self.best.columns, "values": self.best.values}
-        names = ("fitness", "reached", "queries", "queries_to_success", "rechecked", "rounds", "screening_error")
-        return best | {name: getattr(self, name) for name in names}
+        fields: dict[str, Tensor] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Perturbation):
+                fields |= {f"{field.name}_{part}": tensor for part, tensor in vars(value).items()}
+            else:
+                fields[field.name] = value
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +136,7 @@ class _Round:
     margins: Tensor  # (A, N), NaN where not evaluated
     classes: Tensor  # (A, N), −1 where not evaluated
     reached: Tensor  # (A, N)
+    past: Tensor  # (A, N)
     done: Tensor  # (A,)
     evaluated: Tensor  # (A,)
     rechecked: Tensor  # (A,)
@@ -303,6 +328,7 @@ def _gathered(
         margins=laid_out(goal.margin(logits), torch.nan),
         classes=laid_out(logits.argmax(1), -1),
         reached=laid_out(goal.reached(logits), False),
+        past=laid_out(goal.past(logits, task.settings), False),
         done=laid_out(goal.done(logits, task.settings), False).any(1),
         evaluated=torch.bincount(owners, minlength=len(valid)),
         rechecked=rechecked,
@@ -311,21 +337,32 @@ def _gathered(
 
 
 def _note(outcome: Outcome, active: Tensor, candidates: Perturbation, found: _Round) -> None:
-    """Note each attack's best candidate so far: one that reaches the goal wins over one that does not."""
+    """Note each attack's first and best candidates so far: one that reaches the goal wins over one that does not."""
     size = found.fitness.shape[1]
     reached = found.reached.any(1)
     fitness, rank = found.fitness.where(~reached[:, None] | found.reached, torch.inf).min(1)
     before = outcome.reached[active]
     better = (reached & ~before) | ((reached == before) & (fitness < outcome.fitness[active]))
     images, index = active[better], (torch.arange(len(active), device=active.device) * size + rank)[better]
-    outcome.best.rows[images] = candidates.rows[index]
-    outcome.best.columns[images] = candidates.columns[index]
-    outcome.best.values[images] = candidates.values[index]
+    _store(outcome.best, images, candidates, index)
     outcome.fitness[images] = fitness[better]
-    first = outcome.queries[active] + found.reached.int().argmax(1) + 1
-    outcome.queries_to_success[active] = torch.where(reached & ~before, first, outcome.queries_to_success[active])
+    for which, first, queries in (
+        (found.reached, outcome.flip, outcome.queries_to_success),
+        (found.past, outcome.past, outcome.queries_to_threshold),
+    ):
+        new = which.any(1) & (queries[active] < 0)
+        images, rank = active[new], which.int().argmax(1)[new]
+        queries[images] = outcome.queries[images] + rank + 1
+        _store(first, images, candidates, new.nonzero().squeeze(1) * size + rank)
     outcome.reached[active] = reached | before
     outcome.queries[active] += found.evaluated
     outcome.rechecked[active] += found.rechecked
     outcome.rounds[active] += 1
     outcome.screening_error[active] = outcome.screening_error[active].fmax(found.errors)
+
+
+def _store(kept: Perturbation, images: Tensor, candidates: Perturbation, index: Tensor) -> None:
+    """Store the candidates at `index` as those of `images`."""
+    kept.rows[images] = candidates.rows[index]
+    kept.columns[images] = candidates.columns[index]
+    kept.values[images] = candidates.values[index]

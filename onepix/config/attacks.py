@@ -46,13 +46,22 @@ class PixelSearch(Attack):
         "flip",
         description="When an image is done: the class flips, a probability passes its threshold, or never early.",
     )
-    true_threshold: Proportion = Field(0.05, description="For stop: threshold, untargeted: the true class is below.")
-    target_threshold: Proportion = Field(0.9, description="For stop: threshold, targeted: the target class is above.")
+    true_threshold: Proportion = Field(
+        0.05, description="Untargeted: the true class is below. stop: budget notes the first such candidate, too."
+    )
+    target_threshold: Proportion = Field(
+        0.9, description="Targeted: the target class is above. stop: budget notes the first such candidate, too."
+    )
+
+    @property
+    def looks_for_threshold(self) -> bool:
+        """Whether the first candidate past the threshold is looked for: not where the search ends at a flip."""
+        return self.stop != "flip"
 
     @property
     def idle(self) -> set[str]:
         """The thresholds that have no effect."""
-        if self.stop != "threshold":
+        if not self.looks_for_threshold:
             return {"true_threshold", "target_threshold"}
         return {"target_threshold" if self.target is None else "true_threshold"}
 

@@ -15,6 +15,8 @@ from onepix.files.manifests import Format, checked_data
 
 RECORDS = Format("attack records", 3)
 PIXELS = pa.list_(pa.int32())
+COLOURS = pa.list_(pa.list_(pa.uint8()))
+PROBABILITIES = pa.list_(pa.float32())
 SCHEMA = pa.schema(
     [
         ("image_id", pa.int64()),
@@ -24,18 +26,30 @@ SCHEMA = pa.schema(
         ("clean_confidence", pa.float32()),
         ("eligible", pa.bool_()),
         ("method", pa.string()),
+        ("stop", pa.string()),
+        ("budget", pa.int64()),  # at most so many candidates
         ("target", pa.int32()),
         ("success", pa.bool_()),
         ("rows", PIXELS),
         ("columns", PIXELS),
-        ("values", pa.list_(pa.list_(pa.uint8()))),
+        ("values", COLOURS),
         ("adversarial_class", pa.int32()),
         ("true_probability_before", pa.float32()),
         ("true_probability_after", pa.float32()),
         ("target_probability_after", pa.float32()),
         ("adversarial_confidence", pa.float32()),
+        ("probability_classes", pa.list_(pa.int32())),
+        ("probabilities_before", PROBABILITIES),
+        ("probabilities_after", PROBABILITIES),
         ("queries", pa.int64()),
         ("queries_to_success", pa.int64()),
+        ("flip_rows", PIXELS),
+        ("flip_columns", PIXELS),
+        ("flip_values", COLOURS),
+        ("queries_to_threshold", pa.int64()),
+        ("threshold_rows", PIXELS),
+        ("threshold_columns", PIXELS),
+        ("threshold_values", COLOURS),
         ("rechecked", pa.int64()),
         ("backward_passes", pa.int32()),  # of the gradient; they are part of `queries`
         ("generations", pa.int32()),

@@ -65,7 +65,7 @@ def run(settings: JsonText, dataset: Manifest, records: Records, manifests: File
         for wanted in map(str, job.figures.strips)
     }
     layers, compared, separation = (read_csv(tables / f"{name}.csv") for name in ("layers", "comparison", "separation"))
-    figures["average_propagation"] = lambda: _average(job, len(attacked), trees)
+    figures["average_propagation"] = lambda: _average(job, attacked, trees)
     figures["average_aligned"] = lambda: _aligned(job, attacked, trees)
     figures["growth_by_depth"] = lambda: growth(layers, job.title, job.confidence)
     figures["comparison"] = lambda: comparison(compared, separation, job.title, job.confidence)
@@ -84,12 +84,9 @@ def _strip(
     else:
         found = attacked[attacked["image_id"] == int(wanted)]
     if found.empty:
-        what = {"success": "No attack succeeded", "failure": "No attack failed"}.get(wanted)
-        return message_figure(
-            f"{what} among the {len(attacked)} attacked images."
-            if what
-            else f"Image {wanted} was not attacked: the network does not classify it correctly."
-        )
+        messages = {"success": _nothing_found(attacked), "failure": f"All {len(attacked)} attacks found a success."}
+        not_attacked = f"Image {wanted} was not attacked: the network does not classify it correctly."
+        return message_figure(messages.get(wanted, not_attacked))
     record = found.iloc[[0]]
     row, (key,) = record.iloc[0], keys_of(record)
     original = images.select([int(row["image_id"])]).images
@@ -99,7 +96,7 @@ def _strip(
         attacked_images(original, record)[0],
         list(zip(row["rows"], row["columns"], strict=True)),
         _layers(job, maps_of_change(trees, key)),
-        f"{job.title}: image {row['image_id']}{_aim(row, names)}",
+        f"{job.title}: image {row['image_id']}{_aim(row, names)}{_spent(row)}",
         f"{names[row['clean_class']]} {row['clean_confidence']:.0%}",
         f"{names[row['adversarial_class']]} {row['adversarial_confidence']:.0%}",
         job.figures.colour_map,
@@ -111,10 +108,22 @@ def _aim(row: pd.Series, names: Sequence[str]) -> str:
     return "" if pd.isna(row["target"]) else f", towards {names[row['target']]}"
 
 
-def _average(job: FiguresJob, attacked: int, trees: Sequence[xr.DataTree]) -> Figure:
-    if attacked == 0:
-        return message_figure("No image was attacked: the network classifies none of them correctly.")
-    title = f"{job.title}: average over {attacked} attacked images"
+def _spent(row: pd.Series) -> str:
+    """Return the part of a title that says how much an attack without success has tried."""
+    return "" if row["success"] else f", not found within {row['queries']:,} candidates"
+
+
+def _nothing_found(attacked: pd.DataFrame) -> str:
+    """Say that no attack found a success, and within how many candidates."""
+    if attacked.empty:
+        return "No image was attacked: the network classifies none of them correctly."
+    return f"No success was found within {attacked['queries'].max():,} candidates, in {len(attacked)} attacks."
+
+
+def _average(job: FiguresJob, attacked: pd.DataFrame, trees: Sequence[xr.DataTree]) -> Figure:
+    if attacked.empty:
+        return message_figure(_nothing_found(attacked))
+    title = f"{job.title}: average over {len(attacked)} attacked images"
     return average(_layers(job, average_maps(trees)), title, job.figures.colour_map)
 
 
@@ -139,7 +148,7 @@ def _position_maps(job: FiguresJob, images: ImageSet, attacked: pd.DataFrame, ma
     by_key = dict(zip(keys_of(attacked), attacked.to_dict("records"), strict=True))
     shown = keys(maps.image, maps.target)[: job.figures.position_maps]
     if not shown:
-        return message_figure(f"No attack succeeded among the {len(attacked)} attacked images.")
+        return message_figure(_nothing_found(attacked))
     names, entries = images.class_names, []
     for index, key in enumerate(shown):
         record = by_key[key]

@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from onepix.config.attacks import Scan
+from onepix.config.attacks import RandomSearch, Scan
 from onepix.config.base import Settings
 from onepix.config.engine import Engine
 from onepix.config.figures import Figures
@@ -109,6 +109,9 @@ class Estimate:
         Passes per second of one job; None if not measured.
     unknown : str
         Why something is not known.
+    budget, whole : int or None
+        Where `budget` in the configuration ends an attack early: its value, and how many candidates the attack would
+        evaluate at most without it.
     """
 
     run: Run
@@ -117,6 +120,13 @@ class Estimate:
     passes: int | None = None
     rate: float | None = None
     unknown: str = ""
+    budget: int | None = None
+    whole: int | None = None
+
+    @property
+    def each(self) -> int | None:
+        """Candidates per image at most; None if not known, or if no image is to be attacked."""
+        return self.passes // self.images if self.passes is not None and self.images else None
 
     @property
     def seconds(self) -> float | None:
@@ -390,11 +400,13 @@ def estimate(config: Config, run: Run, jobs: Sequence[Job], tried: CheckedPair) 
     images, of = (sum(len(job.settings["image_ids"]) for job in jobs if job.why or every) for every in (False, True))
     if not images:
         return Estimate(run, 0, of, passes=0)
-    each = passes_per_image(config, run, *(known(config, run[0]) or (tried.shape, tried.classes)))
+    shape, classes = known(config, run[0]) or (tried.shape, tried.classes)
+    each = passes_per_image(config, run, shape, classes)
     passes = None if each is None else images * each
     missing = tried.fault or (f"to be fetched: {'; '.join(tried.fetches)}" if tried.fetches else "")
     is_told = bool(missing) and None in (passes, tried.passes)
-    return Estimate(run, images, of, passes, tried.passes, f"{' × '.join(run[:2])}: {missing}" if is_told else "")
+    unknown = f"{' × '.join(run[:2])}: {missing}" if is_told else ""
+    return Estimate(run, images, of, passes, tried.passes, unknown, *_cut(config, run, shape))
 
 
 def wall_time(workflow: Workflow, estimates: Sequence[Estimate]) -> float | None:
@@ -420,3 +432,14 @@ def passes_per_image(config: Config, run: Run, shape: tuple[int, int, int] | Non
     if attacks is None or (isinstance(settings, Scan) and shape is None):
         return None
     return attacks * budget(settings, shape or (0, 0, 0))
+
+
+def _cut(config: Config, run: Run, shape: tuple[int, int, int] | None) -> tuple[int | None, int | None]:
+    """Return the budget of an attack, and its candidates without it, if these are known and more than the budget."""
+    from onepix.attacks.attack import budget
+
+    settings = config.attacks[run[2]]
+    if settings.budget is None or isinstance(settings, RandomSearch) or (isinstance(settings, Scan) and shape is None):
+        return None, None
+    whole = budget(settings.model_copy(update={"budget": None}), shape or (0, 0, 0))
+    return (settings.budget, whole) if settings.budget < whole else (None, None)

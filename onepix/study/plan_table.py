@@ -6,7 +6,7 @@ from onepix.study.plan import ATTACK, Estimate, Workflow, wall_time
 from onepix.study.printing import print_table, wide_console
 
 UNKNOWN, NOTHING = "?", "–"
-HEADER = ("dataset", "network", "attack", "images", "passes ≤", "passes/s", "time ≤")
+HEADER = ("dataset", "network", "attack", "images", "per image ≤", "passes ≤", "passes/s", "time ≤")
 TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
@@ -46,6 +46,7 @@ def cells(estimate: Estimate) -> list[str]:
     return [
         *estimate.run,
         UNKNOWN if estimate.images is None else f"{estimate.images} of {estimate.of}",
+        NOTHING if idle else _number(estimate.each),
         _number(estimate.passes),
         NOTHING if idle else _number(estimate.rate),
         NOTHING if idle else duration(estimate.seconds),
@@ -58,7 +59,8 @@ def sums(estimates: Sequence[Estimate]) -> list[str]:
         None if None in values else sum(values)
         for values in zip(*((run.images, run.of, run.passes, run.seconds) for run in estimates), strict=True)
     )
-    return ["sum", "", "", UNKNOWN if images is None else f"{images} of {of}", _number(passes), "", duration(seconds)]
+    counted = UNKNOWN if images is None else f"{images} of {of}"
+    return ["sum", "", "", counted, "", _number(passes), "", duration(seconds)]
 
 
 def notes(workflow: Workflow, estimates: Sequence[Estimate]) -> Iterator[str]:
@@ -70,6 +72,7 @@ def notes(workflow: Workflow, estimates: Sequence[Estimate]) -> Iterator[str]:
             "Passes per second were measured just now, without the checks in float32 that attacks add. Times are for "
             "one job at a time."
         )
+    yield from dict.fromkeys(_budget(estimate) for estimate in estimates if estimate.images and estimate.whole)
     jobs, at_once = len(workflow.to_run(ATTACK)), workflow.at_once
     if min(jobs, at_once) > 1 and (seconds := wall_time(workflow, estimates)):
         together = min(jobs, at_once)
@@ -79,6 +82,15 @@ def notes(workflow: Workflow, estimates: Sequence[Estimate]) -> Iterator[str]:
     if any(job.rule != ATTACK for job in workflow.to_run()):
         yield "Only attacks are counted; the jobs of other rules take time, too."
     yield from dict.fromkeys(estimate.unknown for estimate in estimates if estimate.unknown)
+
+
+def _budget(estimate: Estimate) -> str:
+    """Say what a budget leaves out."""
+    budget, whole = _number(estimate.budget), _number(estimate.whole)
+    return (
+        f"{estimate.run[2]}: its budget ends each attack after {budget} of {whole} candidates; what these do not find "
+        f'is "not found within {budget} candidates".'
+    )
 
 
 def duration(seconds: float | None) -> str:

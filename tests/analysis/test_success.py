@@ -10,6 +10,7 @@ from onepix.analysis.positions import positions
 from onepix.analysis.statistics import wilson
 from onepix.analysis.success import success_table
 from onepix.config.statistics import Statistics
+from onepix.files.records import read_records, write_records
 
 
 def test_success_table(tmp_path):
@@ -19,6 +20,23 @@ def test_success_table(tmp_path):
     assert np.isnan(row["any_target_rate"]), "no attack had a target"
     assert (row["success_rate_low"], row["success_rate_high"]) == pytest.approx(wilson(2, 4, 0.95))
     assert (row["queries_total"], row["queries_median"], row["queries_to_success_median"]) == (3600, 1000, 300)
+    assert (row["stop"], row["budget"], row["queries_mean"]) == ("flip", 1200, 900)
+    assert row[["threshold_rate", "queries_to_threshold_median"]].isna().all(), "nothing looked for it"
+
+
+@pytest.mark.parametrize("stop", ["budget", "threshold"])
+def test_one_attack_gives_the_rates_of_both_stop_rules(stop, tmp_path):
+    """Three of four attacks flip the class; two of them pass the threshold, after 300 and 700 candidates."""
+    past = pd.array([300, None, 700, None, None], dtype="Int64")
+    seen = pd.array([1, 1, 0, 2, None], dtype="Int64")
+    records = made_up().assign(stop=stop, queries_to_threshold=past, adversarial_class=seen, queries=[1200] * 4 + [0])
+    records["success"] = [True, False, True, True, None]
+    write_records(records, tmp_path / "records.parquet")
+    row = success_table(read_records([tmp_path / "records.parquet"]), Statistics()).iloc[0]
+    assert (row["stop"], row["budget"], row["attacks"], row["queries_mean"]) == (stop, 1200, 4, 1200)
+    assert (row["success_rate"], row["threshold_rate"]) == (0.75, 0.5)
+    assert (row["threshold_rate_low"], row["threshold_rate_high"]) == pytest.approx(wilson(2, 4, 0.95))
+    assert (row["queries_to_success_median"], row["queries_to_threshold_median"]) == (300, 500)
 
 
 def test_both_readings_of_untargeted():

@@ -26,6 +26,7 @@ from onepix.networks.classifier import Classifier
 ENGINE = Engine(precision="float32", micro_batch=16)
 METHODS = {
     "de": DifferentialEvolution(population=12, generations=5, pixels=2),
+    "budget": DifferentialEvolution(population=12, generations=5, stop="budget", true_threshold=0.2),
     "targeted": DifferentialEvolution(population=12, generations=3, target="all"),
     "random": RandomSearch(method="random_search", budget=60),
     "scan": Scan(method="scan", stop="first"),

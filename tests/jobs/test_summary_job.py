@@ -13,7 +13,7 @@ from onepix.analysis.positions import POSITIONS
 from onepix.errors import OnepixError
 from onepix.files.layout import Layout
 from onepix.files.manifests import write_manifest
-from onepix.files.records import RECORDS, write_records
+from onepix.files.records import RECORDS, SCHEMA, write_records
 from onepix.files.trees import write_tree
 from onepix.jobs import summary
 from onepix.study.runs import RUN_TABLES
@@ -32,7 +32,10 @@ def records(ids):
             **{"values": [[[1, 2, 3]]] * len(ids), "adversarial_class": [1 - n % 2 for n in ids]},
             **{"true_probability_before": 0.9, "true_probability_after": 0.2, "target_probability_after": np.nan},
             **{"adversarial_confidence": 0.8, "queries": 400, "queries_to_success": 100, "rechecked": 64},
-            **{"generations": 0, "seed": 0},
+            **{"generations": 0, "seed": 0, "stop": "flip", "budget": 400, "queries_to_threshold": np.nan},
+            **{"probability_classes": [[0, 1]] * len(ids), "probabilities_before": [[0.9, 0.1]] * len(ids)},
+            **{"probabilities_after": [[0.2, 0.8]] * len(ids)},
+            **{name: None for name in SCHEMA.names if name.startswith(("flip_", "threshold_"))},
         }
     )
 

@@ -166,15 +166,15 @@ def test_what_is_not_known_is_told_with_the_reason(found, unknown):
     config = study(attacks={"de": {"method": "scan"}}, datasets={"sample": {"source": "arrays", "path": "mine.npz"}})
     result = estimate(config, RUN, attacks(), CheckedPair(*RUN[:2], **found))
     assert result == Estimate(RUN, 8, 8, None, None, unknown)
-    assert cells(result) == [*RUN, "8 of 8", "?", "?", "?"]
+    assert cells(result) == [*RUN, "8 of 8", "?", "?", "?", "?"]
 
 
 def test_images_that_a_rule_will_choose_are_not_known():
     found = estimate(study(), RUN, [], CheckedPair(*RUN[:2]))
     assert (found.images, found.of, found.passes, found.seconds) == (None, None, None, None)
     assert found.unknown.startswith("sample × lenet × de: a rule will choose the images")
-    assert cells(found) == [*RUN, "?", "?", "?", "?"]
-    assert sums([found, Estimate(RUN, 0, 4, 0)]) == ["sum", "", "", "?", "?", "", "?"]
+    assert cells(found) == [*RUN, "?", "?", "?", "?", "?"]
+    assert sums([found, Estimate(RUN, 0, 4, 0)]) == ["sum", "", "", "?", "", "?", "", "?"]
 
 
 @pytest.mark.parametrize(
@@ -268,16 +268,43 @@ def test_what_is_printed(capsys):
         "attack 2 attacks.de.generations: 4 → 5",
         "locality 1 after attack",
         "",
-        "dataset network attack images passes ≤ passes/s time ≤",
-        "sample lenet de 8 of 8 9,600 600 16 s",
-        "sample resnet20 de 0 of 4 0 – –",
-        "sample [nin] de 4 of 4 4,800 0.5 2.7 h",
+        "dataset network attack images per image ≤ passes ≤ passes/s time ≤",
+        "sample lenet de 8 of 8 1,200 9,600 600 16 s",
+        "sample resnet20 de 0 of 4 – 0 – –",
+        "sample [nin] de 4 of 4 1,200 4,800 0.5 2.7 h",
         "sum 12 of 16 14,400 2.7 h",
         "",
         "≤: at most. Images classified wrongly are not attacked, and attacks may end at a success.",
         "Passes per second were measured just now, without the checks in float32 that attacks add. Times are for "
         "one job at a time.",
         "Only attacks are counted; the jobs of other rules take time, too.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "each", "said"),
+    [
+        ({"budget": 500}, 500, "after 500 of 1,200 candidates"),
+        ({"budget": 1200}, 1200, ""),
+        ({"method": "scan", "budget": 512, "target": "all"}, 9 * 512, "after 512 of 8,192 candidates"),
+        ({"method": "scan", "budget": 512, "refine": 32}, 512, "after 512 of 11,264 candidates"),
+        ({"method": "scan", "stop": "first"}, 8192, ""),
+        ({"method": "random_search", "budget": 50}, 50, ""),
+    ],
+)
+def test_what_a_budget_costs(settings, each, said):
+    """LeNet's 8 images of 32 × 32, with 10 classes."""
+    method = {"population": 200, "generations": 5} if "method" not in settings else {}
+    found = estimate(study(attacks={"de": {**method, **settings}}), RUN, attacks(), CheckedPair(*RUN[:2]))
+    assert (found.each, found.passes) == (each, 8 * each)
+    assert cells(found)[4:6] == [f"{each:,}", f"{8 * each:,}"]
+    lines = [line for line in notes(Workflow(tuple(attacks())), [found, found]) if "budget" in line]
+    if not said:
+        assert lines == []
+        return
+    budget = settings["budget"]
+    assert lines == [
+        f'de: its budget ends each attack {said}; what these do not find is "not found within {budget} candidates".'
     ]
 
 
