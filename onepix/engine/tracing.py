@@ -264,6 +264,7 @@ class _ShapePass(fx.Interpreter):
             node.meta["shape"] = result.shape
         for source, version in versions.items():
             if self.env[source]._version != version:
+                node.meta["writes"] = True
                 self.overwritten.append((source, node, self.env[source] is result))
         return result
 
