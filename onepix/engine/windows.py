@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from onepix.engine.fused import Chain, Convolution, chains
+from onepix.engine.fused import Chain, Prepared, chains, max_pool
 from onepix.engine.patches import Cut, Margins, Pair, Pixel, Span
 from onepix.engine.tracing import asks_for_kind, with_shapes
 from onepix.errors import OnepixError
@@ -152,7 +152,7 @@ def _max_pool(
         raise _NotWindowedError
     kernel, padding, dilation = _pair(kernel_size), _pair(padding), _pair(dilation)
     stride = _pair(stride or kernel)
-    apply = functools.partial(F.max_pool2d, kernel_size=kernel, stride=stride, dilation=dilation)
+    apply = functools.partial(max_pool, kernel_size=kernel, stride=stride, dilation=dilation)
     return _Slide(maps, kernel, stride, padding, dilation, -torch.inf, apply)
 
 
@@ -434,12 +434,13 @@ class _Program:
 
     def _is_uniform(self, last: fx.Node, chain: Chain) -> bool:
         """Tell whether all of a chain is evaluated on the same windows, or on whole maps."""
-        return len({self.plan.axes.get(node) for node in (*chain.inner, last)}) == 1
+        step = self.plan.steps.get(chain.layer)
+        convolved = isinstance(step, _Slide) and getattr(step.apply, "func", None) is F.conv2d
+        return len({self.plan.axes.get(node) for node in (*chain.inner, last)}) == 1 and (step is None or convolved)
 
     def _reads(self, node: fx.Node) -> list[fx.Node]:
         if node in self.chains:
-            chain = self.chains[node]
-            return [*chain.convolution.all_input_nodes, *([chain.other] if chain.other else [])]
+            return self.chains[node].reads
         return node.all_input_nodes
 
     def _append(self, node: fx.Node) -> None:
@@ -462,9 +463,8 @@ class _Program:
             return lambda change: change.values
         if node in self.chains:
             chain = self.chains[node]
-            read = self._window(chain.convolution.all_input_nodes[0], chain.convolution)
-            added = (*chain.inner, node)[1] if chain.other else node
-            return self._convolution(chain, (0, 0), read, self._window(chain.other, added) if chain.other else None)
+            readers = (*chain.inner, node)  # the first reads maps, the second, if it is a sum, the other one
+            return self._layer(chain, [self._window(*read) for read in zip(chain.reads, readers, strict=False)], (0, 0))
         if isinstance(step, _Slide):
             window, apply, operands = self._window(step.maps, node), step.apply, step.operands
             return lambda change: apply(window(change), *fx.map_arg(operands, change.env.__getitem__))
@@ -481,14 +481,7 @@ class _Program:
     def _on_maps(self, node: fx.Node) -> Evaluate:
         if node in self.chains:
             chain = self.chains[node]
-            layer: Any = self.network.get_submodule(str(chain.convolution.target))
-            source, other = chain.convolution.all_input_nodes[0], chain.other
-            return self._convolution(
-                chain,
-                layer.padding,
-                lambda change: change.env[source],
-                None if other is None else lambda change: change.env[other],
-            )
+            return self._layer(chain, [functools.partial(_value, source) for source in chain.reads])
         if node.op == "output":
             return lambda change: fx.map_arg(node.args[0], change.env.__getitem__)
         if node.op == "placeholder":
@@ -497,6 +490,8 @@ class _Program:
             value = functools.reduce(getattr, str(node.target).split("."), self.network)
             return lambda _: value
         call, args, kwargs = _called(node, self.network), node.args, node.kwargs
+        if _is_pool(call):
+            call = functools.partial(max_pool, kernel_size=_pair(call.kernel_size), stride=_pair(call.stride))
         if not kwargs and all(isinstance(arg, fx.Node) for arg in args):
             return lambda change: call(*[change.env[arg] for arg in args])
 
@@ -506,12 +501,10 @@ class _Program:
 
         return evaluate
 
-    def _convolution(self, chain: Chain, padding: Pair, read: Evaluate, other: Evaluate | None) -> Evaluate:
-        layer: Any = self.network.get_submodule(str(chain.convolution.target))
-        apply = Convolution(layer, padding, chain.rectified)
-        if other is None:
-            return lambda change: apply(read(change))
-        return lambda change: apply(read(change), other(change))
+    def _layer(self, chain: Chain, reads: list[Evaluate], padding: Pair | None = None) -> Evaluate:
+        layer: Any = self.network.get_submodule(str(chain.layer.target))
+        apply = Prepared(layer, chain.rectified, padding)
+        return lambda change: apply(*[read(change) for read in reads])
 
     def _kind(self, node: fx.Node, source: fx.Node) -> Evaluate:
         call = _called(node, self.network)
@@ -528,12 +521,23 @@ class _Program:
         """Return what a node on windows reads of another one."""
         if (source, reader) in self.plan.cuts:
             return self._patch(source, reader)
-        return lambda change: change.env[source]
+        return functools.partial(_value, source)
 
     def _patch(self, source: fx.Node, reader: fx.Node | None) -> Evaluate:
         cut, fill = self.plan.cuts[source, reader]
         padding, name = self.plan.margins[source][fill], (source, fill)
         return lambda change: cut(change.clean.maps[name], padding, change.owners, change.pixel, change.env[source])
+
+
+def _value(node: fx.Node, change: _Change) -> Any:
+    return change.env[node]
+
+
+def _is_pool(module: Any) -> bool:
+    """Tell whether a module does what `max_pool` does."""
+    if type(module) is not nn.MaxPool2d or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return (module.padding, module.dilation, module.return_indices, module.ceil_mode) == (0, 1, False, False)
 
 
 def _called(node: fx.Node, network: fx.GraphModule) -> Callable[..., Any]:
