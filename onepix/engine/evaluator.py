@@ -13,6 +13,7 @@ from torch.fx.experimental.optimization import fuse
 
 from onepix.config.engine import Engine
 from onepix.engine.devices import choose_micro_batch, choose_precision, halving
+from onepix.engine.tracing import trace
 from onepix.engine.windows import CleanMaps, WindowedNetwork
 from onepix.errors import OnepixError
 from onepix.networks.classifier import Classifier
@@ -275,7 +276,8 @@ def _screening_network(classifier: Classifier, fold: bool, shape: tuple[int, int
     if fold:
         # torch.fx runs the network's code on placeholders, where it may raise anything.
         with contextlib.suppress(Exception, SystemExit):
-            folded = fuse(network)
+            height, width, channels = shape
+            folded = fuse(trace(network, (channels, height, width)), no_trace=True)
             if isinstance(folded, fx.GraphModule):
                 _keep_head(folded)
                 folded = folded.to(memory_format=torch.channels_last)

@@ -1,6 +1,5 @@
 """Evaluates one-pixel changes by recomputing only the parts of feature maps that the pixel can reach."""
 
-import copy
 import dataclasses
 import functools
 import operator
@@ -14,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from onepix.engine.fused import Chain, Prepared, chains, max_pool
 from onepix.engine.patches import Cut, Margins, Pair, Pixel, Span
+from onepix.engine.tracing import asks_for_kind, with_shapes
 from onepix.errors import OnepixError
 
 # A window that is a larger part of its map saves less time than gathering it costs.
@@ -247,15 +247,6 @@ POINTWISE_METHODS = {
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "relu", "relu_", "sigmoid", "sigmoid_"),
     *("tanh", "tanh_", "clamp", "clamp_", "clone", "contiguous"),
 }
-ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
-
-
-def _asks_for_kind(node: fx.Node) -> bool:
-    """Tell whether a node reads only a map's shape or the like, which does not depend on the pixels."""
-    attribute = node.target is getattr and node.args[1] in ATTRIBUTES
-    return len(node.all_input_nodes) == 1 and (
-        attribute or (node.op == "call_method" and node.target in ("size", "dim"))
-    )
 
 
 def _step(node: fx.Node, network: fx.GraphModule) -> Step:
@@ -278,6 +269,10 @@ def _step(node: fx.Node, network: fx.GraphModule) -> Step:
         node.op == "call_method" and node.target in POINTWISE_METHODS
     ):
         return _Pointwise(tuple(node.all_input_nodes))
+    if node.op == "call_function" and node.target is F.batch_norm and len(node.args) > 2:
+        if node.kwargs.get("training", (*node.args, False, False, False)[5]) or None in node.args[1:3]:
+            raise _NotWindowedError
+        return _Pointwise((node.all_input_nodes[0],))
     if node.op == "call_function" and node.target is torch.cat:
         if (*node.args[1:], *node.kwargs.values()) not in ((1,), (-3,)):
             raise _NotWindowedError
@@ -313,7 +308,7 @@ class _Plan:
                 height, width = node.meta["shape"][2:]
                 self.extents = height, width
                 self.axes[node] = _Axis(0, 0, 1, height), _Axis(0, 0, 1, width)
-            elif changed and not _asks_for_kind(node):
+            elif changed and not asks_for_kind(node):
                 try:
                     if not dense.isdisjoint(changed):
                         raise _NotWindowedError
@@ -374,29 +369,6 @@ class _Plan:
         before = self.margins[source].get(fill, margins)
         rows, columns = ((max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(before, margins, strict=True))
         self.margins[source][fill] = rows, columns
-
-
-class _ShapePass(fx.Interpreter):
-    """Notes the shape of every node, and which nodes write into which maps."""
-
-    def __init__(self, network: fx.GraphModule) -> None:
-        super().__init__(network)
-        self.overwritten: list[tuple[fx.Node, fx.Node, bool]] = []  # map, writer, whether it returns the map
-
-    def run_node(self, node: fx.Node) -> Any:
-        versions = {
-            source: value._version
-            for source, value in self.env.items()
-            if isinstance(value, Tensor) and not value.is_inference()
-        }
-        result = super().run_node(node)
-        if isinstance(result, Tensor):
-            node.meta["shape"] = result.shape
-        for source, version in versions.items():
-            if self.env[source]._version != version:
-                node.meta["writes"] = True
-                self.overwritten.append((source, node, self.env[source] is result))
-        return result
 
 
 class _CleanPass(fx.Interpreter):
@@ -477,7 +449,7 @@ class _Program:
             self.steps.append((node, self._on_windows(node)))
             return
         windows = [source for source in self._reads(node) if source in plan.axes and source not in self.whole]
-        if windows and _asks_for_kind(node):
+        if windows and asks_for_kind(node):
             self.steps.append((node, self._kind(node, windows[0])))
             return
         for source in windows:
@@ -501,7 +473,7 @@ class _Program:
 
         def evaluate(change: _Change) -> Any:
             values = {source: window(change) for source, window in windows.items()}
-            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), {**change.env, **values}.__getitem__)
             return call(*args, **kwargs)
 
         return evaluate
@@ -610,7 +582,7 @@ class WindowedNetwork:
     def __init__(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
         if network.training:
             raise OnepixError("windowed evaluation: the network must be in evaluation mode")
-        self._network = _traced(network, shape)
+        self._network = with_shapes(network, shape)
         self._plan = _Plan(self._network)
         self._program = _Program(self._network, self._plan)
         self.worthwhile = any(
@@ -655,29 +627,3 @@ class WindowedNetwork:
         """
         output: Tensor = self._program(_Change(clean, owners, (rows, columns), values[:, :, None, None].clone()))
         return output
-
-
-def _graph(network: nn.Module) -> fx.GraphModule:
-    """Trace a network, or copy the graph of a traced one: tracing again would enter its leaf modules."""
-    if isinstance(network, fx.GraphModule):
-        return fx.GraphModule(network, copy.deepcopy(network.graph))
-    return fx.symbolic_trace(network)
-
-
-def _traced(network: nn.Module, shape: tuple[int, int, int]) -> fx.GraphModule:
-    """Trace a network, note the shape of every node, and let nodes after a write into a map read the writing node."""
-    like = next((tensor for tensor in network.parameters() if tensor.is_floating_point()), torch.empty(0))
-    try:
-        # Inference tensors have no version counter, which shows writing in place.
-        with torch.inference_mode(False), torch.no_grad():
-            traced = _graph(network)
-            run = _ShapePass(traced)
-            run.run(torch.zeros((1, *shape), device=like.device, dtype=like.dtype))
-    except (Exception, SystemExit) as error:  # the network's own code may raise anything
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise OnepixError(f"windowed evaluation: cannot trace the network on images {shape}: {reason}") from error
-    for source, writer, whole in run.overwritten:
-        if not whole and any(user > writer for user in source.users):
-            raise OnepixError(f"windowed evaluation: {writer} writes into a part of {source}, which is read later")
-        source.replace_all_uses_with(writer, delete_user_cb=functools.partial(operator.lt, writer))
-    return traced
