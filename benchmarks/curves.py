@@ -11,7 +11,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from attacks import HERE, NONE, Result, facts, replaced, run
+from attacks import HERE, NONE, Result, facts, is_installed, replaced, run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -61,7 +61,7 @@ def main(
 ) -> None:
     """Run all contenders one after the other, draw the picture and write the table."""
     libraries = libraries or Path(sys.prefix) / "bench"
-    if not (libraries / "torchattacks").is_dir():
+    if not (quick or is_installed(libraries)):
         raise SystemExit(f"{libraries}: torchattacks is not installed there; `make bench` does that")
     results: dict[str, list[Result]] = {}
     for network in list(NETWORKS)[: 1 if quick else None]:
