@@ -252,11 +252,12 @@ class Counted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images; if one is passed once more, by itself, it counts, and the answer is that of before."""
+        mean, std = self.classifier.mean, self.classifier.std
+        images = images.to(mean.device)
         if self.before and torch.equal(images, self.before[0]):
             self.rows += 1
             return self.before[1]
-        mean, std = self.classifier.mean, self.classifier.std
-        outputs: Tensor = self.last(self.classifier.network((images.to(mean.device) - mean) / std))
+        outputs: Tensor = self.last(self.classifier.network((images - mean) / std))
         if not self.first:
             wrong = (outputs.argmax(1) != self.label).nonzero()
             if len(wrong):
