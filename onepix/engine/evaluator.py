@@ -13,6 +13,7 @@ from torch.fx.experimental.optimization import fuse
 
 from onepix.config.engine import Engine
 from onepix.engine.devices import choose_micro_batch, choose_precision, halving
+from onepix.engine.rewriting import rewrite
 from onepix.engine.tracing import trace
 from onepix.engine.windows import CleanMaps, WindowedNetwork
 from onepix.errors import OnepixError
@@ -280,6 +281,7 @@ def _screening_network(classifier: Classifier, fold: bool, shape: tuple[int, int
             folded = fuse(trace(network, (channels, height, width)), no_trace=True)
             if isinstance(folded, fx.GraphModule):
                 _keep_head(folded)
+                rewrite(folded, (channels, height, width))
                 folded = folded.to(memory_format=torch.channels_last)
                 if _agree(classifier, folded, shape):
                     return folded, True

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from onepix.engine.fused import Chain, Prepared, chains, max_pool
 from onepix.engine.patches import Cut, Margins, Pair, Pixel, Span
+from onepix.engine.rewriting import repeat_channels
 from onepix.engine.tracing import asks_for_kind, with_shapes
 from onepix.errors import OnepixError
 
@@ -241,7 +242,7 @@ POINTWISE_FUNCTIONS = {
     *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
     *(torch.add, torch.sub, torch.mul, torch.div, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp),
     *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish),
-    *(F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus),
+    *(F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus, repeat_channels),
 }
 POINTWISE_METHODS = {
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "relu", "relu_", "sigmoid", "sigmoid_"),
