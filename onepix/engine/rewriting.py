@@ -41,12 +41,20 @@ def rewrite(network: fx.GraphModule, shape: tuple[int, int, int]) -> None:
 def _repeat(node: fx.Node, network: fx.GraphModule) -> None:
     """Give a depthwise convolution with several kernels for each channel each channel as often.
 
-    For one kernel each, oneDNN has code that is 3 to 7 times as fast in bfloat16, with the repetition.
+    For one kernel each, oneDNN has code that is 3 to 7 times as fast in bfloat16, with the repetition. Of other
+    devices this is not known.
     """
     layer: Any = network.get_submodule(str(node.target))
     outputs, times = layer.out_channels, layer.out_channels // layer.in_channels
     hooked = layer._forward_hooks or layer._forward_pre_hooks
-    if layer.groups != layer.in_channels or times == 1 or layer.groups == 1 or hooked or node.kwargs:
+    if (
+        layer.groups != layer.in_channels
+        or times == 1
+        or layer.groups == 1
+        or layer.weight.device.type != "cpu"
+        or hooked
+        or node.kwargs
+    ):
         return
     options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, outputs, layer.bias is not None)
     with torch.device("meta"):
