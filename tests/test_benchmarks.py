@@ -206,7 +206,7 @@ def test_without_a_gpu_or_the_libraries_one_line_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match=r"^PyTorch finds no GPU here; --dry runs everything small on the CPU$"):
         gpu.main()
-    with pytest.raises(SystemExit, match="^there is no step graphs; there are machine, "):
+    with pytest.raises(SystemExit, match=r"^there is no step graphs; there are machine, "):
         gpu.main(dry=True, only=["graphs"])
     for main in (attacks.main, curves.main):
         with pytest.raises(SystemExit, match=r"torchattacks is not installed there; `make bench` does that$"):
