@@ -141,8 +141,8 @@ def row(result: Result, among: int) -> str:
         *(f"{count / among:.0%}" if among else NONE for count in [*counts, len(queries)]),
         f"{statistics.median(queries):,.0f}" if queries else NONE,
         f"{sum(result['passes']):,}",
-        f"{result['seconds']:.1f}",
-        f"{known[(len(known) - 1) // 2]:.1f}" if known else NONE,
+        f"{result['seconds']:.3g}",
+        f"{known[(len(known) - 1) // 2]:.3g}" if known else NONE,
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -142,7 +142,7 @@ def test_vulnerable_is_what_any_contender_flips():
 
 
 def test_the_row_of_made_up_results():
-    assert curves.row(result(), 4) == "| onepix scan | 3 of 4 | 25% | 50% | 75% | 300 | 9,132 | 3.5 | 1.2 |"
+    assert curves.row(result(), 4) == "| onepix scan | 3 of 4 | 25% | 50% | 75% | 300 | 9,132 | 3.5 | 1.25 |"
     assert curves.row({"label": "ART", "missing": "not installed"}, 4) == "| ART |" + " – |" * 8
 
 
@@ -200,6 +200,17 @@ def test_a_step_that_fails_keeps_its_rows_and_says_why(tmp_path):
     gpu.perform(step, gpu.Call(True, "cpu", 0.0, 1.0, tmp_path, tmp_path), tmp_path / "rows")
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert rows == [["first", "done"], ["failed", "ValueError: no such card"]]
+
+
+def test_without_a_gpu_or_the_libraries_one_line_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"^PyTorch finds no GPU here; --dry runs everything small on the CPU$"):
+        gpu.main()
+    with pytest.raises(SystemExit, match=r"^there is no step graphs; there are machine, "):
+        gpu.main(dry=True, only=["graphs"])
+    for main in (attacks.main, curves.main):
+        with pytest.raises(SystemExit, match=r"torchattacks is not installed there; `make bench` does that$"):
+            main(libraries=tmp_path)
 
 
 def test_the_shares_of_the_steps_are_nine_minutes():

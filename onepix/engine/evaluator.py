@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from onepix.config.engine import Engine
-from onepix.engine.devices import choose_micro_batch, choose_precision, halving
+from onepix.engine.devices import choose_micro_batch, choose_precision, exact_batch, halving
+from onepix.engine.rewriting import rewrite
 from onepix.engine.tracing import trace
 from onepix.engine.windows import CleanMaps, WindowedNetwork
 from onepix.errors import OnepixError
@@ -141,7 +142,8 @@ class Evaluator:
     precision : str
         Precision of screening: `float32` or `bfloat16`. Networks in other precisions run as they are, under `float32`.
     micro_batch : int
-        Candidates per forward pass. If memory runs out, it is halved for the rest of the evaluator's life.
+        Candidates per forward pass when screening, `exact_batch` of it in float32. If memory runs out, it is halved for
+        the rest of the evaluator's life.
     bound : float
         A screened candidate with a smaller logit margin is evaluated in float32; NaN: found for each image.
     """
@@ -190,11 +192,13 @@ class Evaluator:
 
     def classify(self, images: Tensor) -> Tensor:
         """Classify images in float32; parameters and return value as in `logits`."""
-        return self._halving(lambda size: logits(self.classifier, images, size))
+        return self._halving(lambda size: logits(self.classifier, images, exact_batch(size)))
 
     def exact(self, images: Tensor, owners: Tensor, candidates: Perturbation) -> Tensor:
         """Classify candidates in float32; parameters and return value as in `candidate_logits`."""
-        return self._halving(lambda size: candidate_logits(self.classifier, images, owners, candidates, size))
+        return self._halving(
+            lambda size: candidate_logits(self.classifier, images, owners, candidates, exact_batch(size))
+        )
 
     @torch.inference_mode()
     def screen(self, images: Tensor, owners: Tensor, candidates: Perturbation) -> Tensor:
@@ -280,6 +284,7 @@ def _screening_network(classifier: Classifier, fold: bool, shape: tuple[int, int
             folded = fuse(trace(network, (channels, height, width)), no_trace=True)
             if isinstance(folded, fx.GraphModule):
                 _keep_head(folded)
+                rewrite(folded, (channels, height, width))
                 folded = folded.to(memory_format=torch.channels_last)
                 if _agree(classifier, folded, shape):
                     return folded, True

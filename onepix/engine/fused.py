@@ -70,10 +70,11 @@ def chains(network: fx.GraphModule) -> dict[fx.Node, Chain]:
 
 def _follow(node: fx.Node, network: fx.GraphModule, taken: set[fx.Node]) -> tuple[fx.Node, Chain]:
     inner: list[fx.Node] = []
-    last, other, user = node, None, _only_user(node)
+    other: fx.Node | None = None
+    last, user = node, _only_user(node)
     if user is not None and user not in taken and _is_sum(user) and _is_layer(node, network, nn.Conv2d):
-        first, second = user.args
-        inner, other, last = [last], second if first is last else first, user
+        inner, last = [node], user
+        (other,) = (each for each in user.all_input_nodes if each is not node)
         user = _only_user(last)
     if user is not None and user not in taken and _is_rectifier(user, network):
         return user, Chain(node, (*inner, last), other, True)
@@ -174,7 +175,7 @@ def _precision(maps: Tensor) -> torch.dtype:
 @functools.cache
 def _fusible(device: str, dtype: torch.dtype) -> bool:
     """Tell whether oneDNN is called directly."""
-    if device != "cpu" or not torch.backends.mkldnn.is_available():
+    if device != "cpu" or not torch._C._has_mkldnn:
         return False
     known = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(
         torch.ops.mkldnn, "_reorder_convolution_weight"

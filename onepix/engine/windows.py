@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from onepix.engine.fused import Chain, Prepared, chains, max_pool
 from onepix.engine.patches import Cut, Margins, Pair, Pixel, Span
+from onepix.engine.rewriting import repeat_channels
 from onepix.engine.tracing import asks_for_kind, with_shapes
 from onepix.errors import OnepixError
 
@@ -241,7 +242,7 @@ POINTWISE_FUNCTIONS = {
     *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
     *(torch.add, torch.sub, torch.mul, torch.div, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp),
     *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish),
-    *(F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus),
+    *(F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus, repeat_channels),
 }
 POINTWISE_METHODS = {
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "relu", "relu_", "sigmoid", "sigmoid_"),
@@ -351,7 +352,7 @@ class _Plan:
 
     def _keep(self, source: fx.Node, reader: fx.Node | None = None) -> None:
         """Keep a clean map for a node that reads windows of it with what is around them, or for those that read all."""
-        spans, step = [], self.steps.get(reader)
+        spans, step = [], self.steps[reader] if reader is not None else None
         for along, axis in enumerate(self.axes[source]):
             pixels = torch.arange(self.extents[along])
             begins, length = torch.zeros_like(pixels), axis.extent
@@ -490,10 +491,11 @@ class _Program:
             value = functools.reduce(getattr, str(node.target).split("."), self.network)
             return lambda _: value
         call, args, kwargs = _called(node, self.network), node.args, node.kwargs
-        if _is_pool(call):
+        if isinstance(call, nn.MaxPool2d) and _is_pool(call):
             call = functools.partial(max_pool, kernel_size=_pair(call.kernel_size), stride=_pair(call.stride))
-        if not kwargs and all(isinstance(arg, fx.Node) for arg in args):
-            return lambda change: call(*[change.env[arg] for arg in args])
+        nodes = [arg for arg in args if isinstance(arg, fx.Node)]
+        if not kwargs and len(nodes) == len(args):
+            return lambda change: call(*[change.env[source] for source in nodes])
 
         def evaluate(change: _Change) -> Any:
             given, named = fx.map_arg((args, kwargs), change.env.__getitem__)
@@ -533,7 +535,7 @@ def _value(node: fx.Node, change: _Change) -> Any:
     return change.env[node]
 
 
-def _is_pool(module: Any) -> bool:
+def _is_pool(module: nn.MaxPool2d) -> bool:
     """Tell whether a module does what `max_pool` does."""
     if type(module) is not nn.MaxPool2d or module._forward_hooks or module._forward_pre_hooks:
         return False
