@@ -221,14 +221,13 @@ class Evaluator:
     def _screen_windows(self, images: Tensor, owners: Tensor, candidates: Perturbation, size: int) -> Tensor:
         assert self._windowed is not None
         clean, owners = self._clean_maps(self._windowed, images, owners)
+        count = len(candidates)
+        whole = filled(torch.arange(count, device=self.device), math.ceil(count / size) * size)
         colours = self.classifier.scaled(candidates.values[:, None])[:, :, 0, 0]
-        outputs = []
-        for part in torch.split(torch.arange(len(candidates), device=self.device), size):
-            whole = filled(part, size)
-            rows, columns = candidates.rows[whole, 0], candidates.columns[whole, 0]
-            run = functools.partial(self._windowed, clean, owners[whole], rows, columns, colours[whole])
-            outputs.append(self.classifier.logits_of(run, (size, *images.shape[1:]))[: len(part)])
-        return joined(outputs, self.classifier.name)
+        changes = owners[whole], candidates.rows[whole, 0], candidates.columns[whole, 0], colours[whole]
+        passes = self._windowed.passes(clean, *changes, size)
+        outputs = [self.classifier.logits_of(run, (size, *images.shape[1:])) for run in passes]
+        return joined(outputs, self.classifier.name)[:count]
 
     def _clean_maps(self, windowed: WindowedNetwork, images: Tensor, owners: Tensor) -> tuple[CleanMaps, Tensor]:
         """Return clean maps, and the index in them of each candidate's image.
