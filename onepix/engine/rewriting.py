@@ -41,7 +41,7 @@ def rewrite(network: fx.GraphModule, shape: tuple[int, int, int]) -> None:
 def _repeat(node: fx.Node, network: fx.GraphModule) -> None:
     """Give a depthwise convolution with several kernels for each channel each channel as often.
 
-    For one kernel each, oneDNN has code that is 3 to 7 times as fast in bfloat16, with the repetition. Of other
+    For one kernel each, oneDNN has code that is 2 to 7 times as fast in bfloat16, with the repetition. Of other
     devices this is not known.
     """
     layer: Any = network.get_submodule(str(node.target))

@@ -15,7 +15,7 @@ from onepix.errors import OnepixError
 
 ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
 # Numbers of images: an extent that differs between them depends on the number of images, and is no constant.
-BATCHES = (2, 3)
+BATCHES = (2, 5)
 
 
 def asks_for_kind(node: fx.Node) -> bool:
