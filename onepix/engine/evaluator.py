@@ -171,7 +171,7 @@ class Evaluator:
             "precision": self.precision,
             "micro_batch": self.micro_batch,
             "folded": self.folded,
-            "windows": self._windowed is not None,
+            "windows": self._windowed is not None and self._windowed.worthwhile,
             "bound": "by image" if math.isnan(self.bound) else self.bound,
             "logits": self.classifier.part,
         }
@@ -322,9 +322,7 @@ def _keep_head(network: fx.GraphModule) -> None:
 
 
 def _windowed(network: nn.Module, shape: tuple[int, int, int]) -> WindowedNetwork | None:
-    """Return the network's windowed form, if it can be traced and has layers where windows pay."""
+    """Return the network's windowed form, if it can be traced; where no window pays, its layers are still prepared."""
     with contextlib.suppress(OnepixError):
-        windowed = WindowedNetwork(network, shape)
-        if windowed.worthwhile:
-            return windowed
+        return WindowedNetwork(network, shape)
     return None
