@@ -171,7 +171,7 @@ class Evaluator:
             "precision": self.precision,
             "micro_batch": self.micro_batch,
             "folded": self.folded,
-            "windows": self._windowed is not None,
+            "windows": self._windowed is not None and self._windowed.worthwhile,
             "bound": "by image" if math.isnan(self.bound) else self.bound,
             "logits": self.classifier.part,
         }
@@ -221,14 +221,13 @@ class Evaluator:
     def _screen_windows(self, images: Tensor, owners: Tensor, candidates: Perturbation, size: int) -> Tensor:
         assert self._windowed is not None
         clean, owners = self._clean_maps(self._windowed, images, owners)
+        count = len(candidates)
+        whole = filled(torch.arange(count, device=self.device), math.ceil(count / size) * size)
         colours = self.classifier.scaled(candidates.values[:, None])[:, :, 0, 0]
-        outputs = []
-        for part in torch.split(torch.arange(len(candidates), device=self.device), size):
-            whole = filled(part, size)
-            rows, columns = candidates.rows[whole, 0], candidates.columns[whole, 0]
-            run = functools.partial(self._windowed, clean, owners[whole], rows, columns, colours[whole])
-            outputs.append(self.classifier.logits_of(run, (size, *images.shape[1:]))[: len(part)])
-        return joined(outputs, self.classifier.name)
+        changes = owners[whole], candidates.rows[whole, 0], candidates.columns[whole, 0], colours[whole]
+        passes = self._windowed.passes(clean, *changes, size)
+        outputs = [self.classifier.logits_of(run, (size, *images.shape[1:])) for run in passes]
+        return joined(outputs, self.classifier.name)[:count]
 
     def _clean_maps(self, windowed: WindowedNetwork, images: Tensor, owners: Tensor) -> tuple[CleanMaps, Tensor]:
         """Return clean maps, and the index in them of each candidate's image.
@@ -323,9 +322,7 @@ def _keep_head(network: fx.GraphModule) -> None:
 
 
 def _windowed(network: nn.Module, shape: tuple[int, int, int]) -> WindowedNetwork | None:
-    """Return the network's windowed form, if it can be traced and has layers where windows pay."""
+    """Return the network's windowed form, if it can be traced; where no window pays, its layers are still prepared."""
     with contextlib.suppress(OnepixError):
-        windowed = WindowedNetwork(network, shape)
-        if windowed.worthwhile:
-            return windowed
+        return WindowedNetwork(network, shape)
     return None

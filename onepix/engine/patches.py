@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class Span:
 
 
 class Cut:
-    """Cuts patches out of a padded map.
+    """Cuts patches out of a padded map, and puts windows into them.
 
     Parameters
     ----------
@@ -60,40 +61,22 @@ class Cut:
 
     def __init__(self, rows: Span, columns: Span) -> None:
         self.rows, self.columns = rows, columns
-        self._tables = functools.cache(self._on)
+        self._is_wanted = all(span.wanted == slice(0, span.length) for span in (rows, columns))
+        self._steps = functools.cache(_steps)
 
     def margins(self, extents: Pair) -> Margins:
         """Return the padding that the whole map needs, of these extents without it."""
         return self.rows.margins(extents[0]), self.columns.margins(extents[1])
 
-    def _on(self, device: torch.device, top: int, left: int, width: int, height: int) -> tuple[Tensor, ...]:
-        """Return positions by pixel, and steps from row to row, for a padded map of this width and windows so high."""
-        rows, columns = self.rows, self.columns
-        return tuple(
-            table.to(device)
-            for table in (
-                (rows.begins + top) * width,
-                columns.begins + left,
-                torch.arange(rows.length) * width,
-                rows.offsets * columns.length,
-                columns.offsets,
-                torch.arange(height) * columns.length,
-            )
-        )
-
-    def __call__(self, clean: Tensor, padding: Margins, owners: Tensor, pixel: Pixel, values: Tensor) -> Tensor:
+    def __call__(self, clean: Tensor, begins: Tensor, targets: Tensor, values: Tensor) -> Tensor:
         """Cut out patches, and put windows into them.
 
         Parameters
         ----------
         clean : Tensor
             Shape (B, H, W, C), contiguous, with padding.
-        padding : tuple of tuple of int
-            Of its rows and of its columns.
-        owners : Tensor
-            int64, shape (N,).
-        pixel : tuple of Tensor
-            Rows and columns, int64, shape (N,).
+        begins, targets : Tensor
+            int64, shape (N, 1): from `Places`.
         values : Tensor
             The windows, shape (N, C, h, w).
 
@@ -102,26 +85,79 @@ class Cut:
         Tensor
             Shape (N, C, height, width), channels last in memory.
         """
-        _, height, width, channels = clean.shape
+        width, channels = clean.shape[2:]
         count, _, rows, columns = values.shape
         tall, wide = self.rows.length, self.columns.length
-        tables = self._tables(owners.device, padding[0][0], padding[1][0], width, rows)
-        begins, offsets = (
-            tables[first].index_select(0, pixel[0]) + tables[first + 1].index_select(0, pixel[1]) for first in (0, 3)
-        )
-        cells = (begins + owners * (height * width))[:, None] + tables[2]
+        cells = begins + self._steps(tall, width, begins.device)
         lines = clean.as_strided((clean.numel() // channels - wide + 1, wide * channels), (channels, 1))
-        patch = lines.index_select(0, cells.flatten())
-        targets = (offsets + torch.arange(0, count * tall * wide, tall * wide, device=owners.device))[:, None] + tables[
-            5
-        ]
+        patch = lines.index_select(0, cells.view(-1))
+        values = values if values.dtype == clean.dtype else values.to(clean.dtype)
         carrier = CARRIERS[_largest(channels * clean.element_size())]
-        window = values.to(clean.dtype).permute(0, 2, 3, 1).reshape(count * rows, columns * channels).view(carrier)
+        window = values.permute(0, 2, 3, 1).reshape(count * rows, columns * channels).view(carrier)
         units = window.shape[1] // columns
-        places = patch.view(carrier).as_strided((count * tall * wide - columns + 1, columns * units), (units, 1))
-        places.index_copy_(0, targets.flatten(), window)
-        whole = patch.view(count, tall, wide, channels)
-        return whole[:, self.rows.wanted, self.columns.wanted].permute(0, 3, 1, 2)
+        lines = patch.view(carrier).as_strided((count * tall * wide - columns + 1, columns * units), (units, 1))
+        lines.index_copy_(0, (targets + self._steps(rows, wide, begins.device)).view(-1), window)
+        whole = patch.view(count, tall, wide, channels).permute(0, 3, 1, 2)
+        return whole if self._is_wanted else whole[:, :, self.rows.wanted, self.columns.wanted]
+
+
+class Places:
+    """Finds where patches begin and where windows go, for all cuts at once: many small calls would take longer.
+
+    Parameters
+    ----------
+    cuts : sequence of tuple
+        K times a cut, and extents and padding of its map.
+    """
+
+    def __init__(self, cuts: Sequence[tuple[Cut, Pair, Margins]]) -> None:
+        self.tables: list[Tensor] = []
+        if cuts:
+            paddings = [margins for _, _, margins in cuts]
+            heights, widths = (
+                [extents[along] + sum(margins[along]) for _, extents, margins in cuts] for along in range(2)
+            )
+            each = list(zip(cuts, paddings, widths, strict=True))
+            columns = (
+                [(cut.rows.begins + padding[0][0]) * width for (cut, *_), padding, width in each],
+                [cut.columns.begins + padding[1][0] for (cut, *_), padding, _ in each],
+                [torch.tensor([height * width]) for height, width in zip(heights, widths, strict=True)],
+                [cut.rows.offsets * cut.columns.length for cut, *_ in cuts],
+                [cut.columns.offsets for cut, *_ in cuts],
+                [torch.tensor([cut.rows.length * cut.columns.length]) for cut, *_ in cuts],
+            )
+            self.tables = [torch.stack(column) for column in columns]
+
+    def __call__(self, owners: Tensor, pixel: Pixel, size: int) -> list[list[tuple[Tensor, Tensor]]]:
+        """Find places for candidates.
+
+        Parameters
+        ----------
+        owners : Tensor
+            int64, shape (N,): the image of each candidate.
+        pixel : tuple of Tensor
+            Rows and columns, int64, shape (N,).
+        size : int
+            Candidates that are evaluated together; N is a multiple of it.
+
+        Returns
+        -------
+        list of list of tuple
+            For each `size` candidates, by cut: begins and targets, int64, shape (size, 1), for `Cut`.
+        """
+        if not self.tables:
+            return [[] for _ in range(len(owners) // size)]
+        self.tables = [table.to(owners.device) for table in self.tables]
+        rows, columns, areas, offset_rows, offset_columns, patches = self.tables
+        index = torch.arange(len(owners), device=owners.device) % size
+        begins = rows.index_select(1, pixel[0]) + columns.index_select(1, pixel[1]) + owners * areas
+        targets = offset_rows.index_select(1, pixel[0]) + offset_columns.index_select(1, pixel[1]) + index * patches
+        parts = (torch.split(places[:, :, None], size, 1) for places in (begins, targets))
+        return [list(zip(*(part.unbind() for part in both), strict=True)) for both in zip(*parts, strict=True)]
+
+
+def _steps(count: int, step: int, device: torch.device) -> Tensor:
+    return torch.arange(0, count * step, step, device=device)
 
 
 def _largest(size: int) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from onepix.errors import OnepixError
 
 ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
 # Numbers of images: an extent that differs between them depends on the number of images, and is no constant.
-BATCHES = (2, 3)
+BATCHES = (2, 5)
 
 
 def asks_for_kind(node: fx.Node) -> bool:
@@ -69,13 +70,12 @@ def _traced(network: nn.Module, shape: tuple[int, int, int]) -> fx.GraphModule:
 def _use_modules(network: fx.GraphModule) -> None:
     """Turn calls of functional convolutions and of normalisations behind them into modules, which can be folded."""
     for node in list(network.graph.nodes):
-        if node.op == "call_function" and node.target is F.batch_norm and node.args:
-            source = node.args[0]
-            if source.op == "call_function" and source.target is F.conv2d:
+        source = node.args[0] if node.target is F.batch_norm and node.args else None
+        if isinstance(source, fx.Node):
+            if source.target is F.conv2d:
                 _use_module(network, source, _convolution)
-            convolved = source.op == "call_module" and type(network.get_submodule(source.target)) is nn.Conv2d
-            if convolved:  # so the map has four axes, as the module demands
-                _use_module(network, node, _normalisation)
+            if source.op == "call_module" and type(network.get_submodule(str(source.target))) is nn.Conv2d:
+                _use_module(network, node, _normalisation)  # of a map with four axes, as the module demands
     network.recompile()
 
 
@@ -89,9 +89,14 @@ def _use_module(network: fx.GraphModule, node: fx.Node, build: Callable[..., nn.
         args, kwargs = fx.map_arg(operands, tensors.__getitem__)
         with contextlib.suppress(TypeError, ValueError):  # they have other operands, or three axes
             module = build(*args, **kwargs).eval()
-            name = f"functional_{node.name}"
-            network.add_submodule(name, module)
-            node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
+            node.op, node.target, node.args, node.kwargs = "call_module", added(network, module), node.args[:1], {}
+
+
+def added(network: fx.GraphModule, module: nn.Module) -> str:
+    """Add a module to a network under a name that it has not used, and return the name."""
+    name = next(name for name in map("added_{}".format, itertools.count()) if not hasattr(network, name))
+    network.add_submodule(name, module)
+    return name
 
 
 def _convolution(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onepix.engine.fused import Chain, Prepared, chains, max_pool
-from onepix.engine.patches import Cut, Margins, Pair, Pixel, Span
+from onepix.engine.patches import Cut, Margins, Pair, Places, Span
 from onepix.engine.rewriting import repeat_channels
 from onepix.engine.tracing import asks_for_kind, with_shapes
 from onepix.errors import OnepixError
@@ -371,6 +371,14 @@ class _Plan:
         rows, columns = ((max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(before, margins, strict=True))
         self.margins[source][fill] = rows, columns
 
+    def places(self) -> Places:
+        """Return what finds where the patches lie."""
+        cuts = []
+        for (source, _), (cut, fill) in self.cuts.items():
+            rows, columns = self.axes[source]
+            cuts.append((cut, (rows.extent, columns.extent), self.margins[source][fill]))
+        return Places(cuts)
+
 
 class _CleanPass(fx.Interpreter):
     """Evaluates clean images as usual, and copies the maps that are to be kept."""
@@ -399,8 +407,7 @@ class _Change:
     """Changes of clean images while they are evaluated: values by node, of windows (N, C, h, w) or of whole maps."""
 
     clean: CleanMaps
-    owners: Tensor
-    pixel: Pixel
+    places: list[tuple[Tensor, Tensor]]  # by cut, in the order of the plan
     values: Tensor
     env: dict[fx.Node, Any] = dataclasses.field(default_factory=dict)
 
@@ -527,8 +534,8 @@ class _Program:
 
     def _patch(self, source: fx.Node, reader: fx.Node | None) -> Evaluate:
         cut, fill = self.plan.cuts[source, reader]
-        padding, name = self.plan.margins[source][fill], (source, fill)
-        return lambda change: cut(change.clean.maps[name], padding, change.owners, change.pixel, change.env[source])
+        index, name = list(self.plan.cuts).index((source, reader)), (source, fill)
+        return lambda change: cut(change.clean.maps[name], *change.places[index], change.env[source])
 
 
 def _value(node: fx.Node, change: _Change) -> Any:
@@ -587,6 +594,7 @@ class WindowedNetwork:
         self._network = with_shapes(network, shape)
         self._plan = _Plan(self._network)
         self._program = _Program(self._network, self._plan)
+        self._places = self._plan.places()
         self.worthwhile = any(
             isinstance(step, _Slide) and (step.operands or max(step.kernel) > 1) for step in self._plan.steps.values()
         )
@@ -627,5 +635,14 @@ class WindowedNetwork:
         Tensor
             Output, (N, …). It differs from the output of the whole network only by rounding.
         """
-        output: Tensor = self._program(_Change(clean, owners, (rows, columns), values[:, :, None, None].clone()))
+        (run,) = self.passes(clean, owners, rows, columns, values, len(owners))
+        output: Tensor = run()
         return output
+
+    def passes(
+        self, clean: CleanMaps, owners: Tensor, rows: Tensor, columns: Tensor, values: Tensor, size: int
+    ) -> list[Callable[[], Any]]:
+        """Return calls that evaluate so many changes each; their number is a multiple of it. Else as `__call__`."""
+        values = values[:, :, None, None].clone()  # the network may write into its input
+        parts = zip(self._places(owners, (rows, columns), size), torch.split(values, size), strict=True)
+        return [functools.partial(self._program, _Change(clean, places, part)) for places, part in parts]

@@ -21,6 +21,9 @@ def resnet() -> Classifier:
     return Classifier(build("resnet8"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).eval()
 
 
+CONV = torch.nn.Conv2d.forward
+
+
 def pictures(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 12, 9, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
@@ -226,7 +229,7 @@ def test_clean_maps_are_kept_as_long_as_an_image_is_screened(resnet):
     evaluator, seen = Evaluator(resnet, engine, (12, 9, 3)), []
     windowed = evaluator._windowed
     evaluator._windowed = mock.Mock(
-        side_effect=windowed, clean=lambda maps: seen.append(len(maps)) or windowed.clean(maps)
+        passes=windowed.passes, clean=lambda maps: seen.append(len(maps)) or windowed.clean(maps)
     )
     passes = []
     for chosen in ([0, 1, 2], [2, 0], [1, 2, 2], list(range(2, 12)), [5, 0], [5, 0]):
@@ -237,3 +240,25 @@ def test_clean_maps_are_kept_as_long_as_an_image_is_screened(resnet):
     assert passes == [1, 1, 1, 3, 4, 4], "9 new images are two passes"
     assert set(seen) == {8}, "all passes have one shape"
     assert {len(maps) for maps in evaluator._clean.maps.values()} == {2}, "no more are kept than the call needed"
+
+
+def test_layers_are_prepared_where_no_window_pays():
+    """A window of 3 × 3 is more than half of 4 × 4; the network's own layers are called for clean images alone."""
+    torch.manual_seed(0)
+    own = torch.nn.Conv2d(3, 4, 3, padding=1)
+    pool = torch.nn.AdaptiveAvgPool2d(1)
+    classifier = Classifier(torch.nn.Sequential(own, torch.nn.ReLU(), pool, torch.nn.Flatten())).eval()
+    evaluator = Evaluator(classifier, Engine(precision="float32", micro_batch=4), (4, 4, 3))
+    assert not evaluator.facts["windows"]
+    owners, candidates = random_candidates(9)
+    candidates = Perturbation(candidates.rows % 4, candidates.columns % 4, candidates.values)
+    images = pictures(3)[:, :4, :4]
+    exact = evaluator.exact(images, owners, candidates)
+    sizes = []
+    with mock.patch.object(
+        torch.nn.Conv2d, "forward", lambda layer, maps: sizes.append(len(maps)) or CONV(layer, maps)
+    ):
+        found = evaluator.screen(images, owners, candidates)
+    torch.testing.assert_close(found, exact)
+    assert sizes == [8]
+    assert exact.std(0).max() > 0.01, "the candidates must differ"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onepix.engine.patches import Cut, Span
+from onepix.engine.patches import Cut, Places, Span
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int8])
@@ -20,7 +20,10 @@ def test_patches_are_slices_with_the_window_put_in(channels, dtype):
     rows, columns = (grid.flatten() for grid in torch.meshgrid(*pixels, indexing="ij"))
     owners = torch.arange(35) % 2
     values = torch.randint(-99, 99, (35, channels, 3, 2), generator=generator).to(dtype)
-    found = cut(clean, padding, owners, (rows, columns), values)
+    passes = Places([(cut, (7, 5), padding), (cut, (7, 5), padding)])(owners, (rows, columns), 5)
+    assert len(passes) == 7, "5 candidates in each"
+    parts = zip(passes, values.split(5), strict=True)
+    found = torch.cat([cut(clean, *places[1], part) for places, part in parts])
     for index in range(35):
         top, left = int(starts[0][rows[index]]), int(starts[1][columns[index]])
         expected = clean[owners[index]].clone()
@@ -39,6 +42,8 @@ def test_a_patch_that_misses_a_part_of_the_window():
     values = torch.arange(10.0, 19).reshape(3, 1, 3, 1)
     clean = torch.arange(7.0).reshape(1, 7, 1, 1)  # padded by one above and below
     pixel = torch.arange(3), torch.zeros(3, dtype=torch.int64)
-    found = Cut(span, whole)(clean, ((1, 1), (0, 0)), torch.zeros(3, dtype=torch.int64), pixel, values)
+    cut = Cut(span, whole)
+    ((place,),) = Places([(cut, (5, 1), ((1, 1), (0, 0)))])(torch.zeros(3, dtype=torch.int64), pixel, 3)
+    found = cut(clean, *place, values)
     # Position 0 of the window from 0, 2 of that from 1 (its second), and 2 of that from 2 (its first).
     assert found.flatten().tolist() == [10.0, 14.0, 16.0]

@@ -92,3 +92,29 @@ def test_a_network_that_remembers_keeps_no_tracer(fold):
     owners = torch.zeros(2, dtype=torch.int64)
     found, expected = evaluator.screen(images, owners, change), evaluator.exact(images, owners, change)
     torch.testing.assert_close(found, expected)
+
+
+def test_functional_layers_are_modules_that_can_be_folded():
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.added_0 = nn.Conv2d(2, 4, 1)  # a name that is in use
+            self.weight, self.norm = nn.Parameter(torch.randn(4, 2, 3, 3)), nn.BatchNorm2d(4)
+
+        def normalised(self, maps: Tensor) -> Tensor:
+            norm = self.norm
+            mean, var = norm.running_mean + 1, norm.running_var  # computed: no constant of the network
+            known = nn.functional.batch_norm(maps, norm.running_mean, var, norm.weight, norm.bias)
+            return known + nn.functional.batch_norm(self.added_0(maps[:, :2]), mean, var, norm.weight, norm.bias)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.normalised(nn.functional.conv2d(images, self.weight, None, 1, "same"))
+
+    network = Functional().eval()
+    traced = trace(network, (2, 6, 9))
+    kinds = [type(traced.get_submodule(node.target)) for node in traced.graph.nodes if node.op == "call_module"]
+    assert kinds.count(nn.BatchNorm2d) >= 1
+    assert kinds.count(nn.Conv2d) == 2
+    images = torch.randn(3, 2, 6, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(images), network(images))
