@@ -5,6 +5,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+FULL = 255  # the largest value of a colour
+
 
 @dataclasses.dataclass(frozen=True)
 class Perturbation:
@@ -65,5 +67,5 @@ def from_genes(genes: Tensor, height: int, width: int) -> Perturbation:
     """
     rows = genes[..., 0].floor().clamp(0, height - 1).long()
     columns = genes[..., 1].floor().clamp(0, width - 1).long()
-    values = genes[..., 2:].round().clamp(0, 255).to(torch.uint8)
+    values = genes[..., 2:].round().clamp(0, FULL).to(torch.uint8)
     return Perturbation(rows, columns, values)

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
 from onepix.attacks.journal import Journal
+from onepix.attacks.order import FirstOrder, backward_passes, first_order
 from onepix.attacks.probabilities import probability_columns
 from onepix.attacks.random_search import RandomDraws
 from onepix.attacks.scan import ScanMaps, Scanning, most_candidates
@@ -110,16 +111,18 @@ def attack_images(
     rows = _rows(images, clean, settings.target)
     task = _task(evaluator, images, clean, rows, settings)
     ids = images.ids[rows.image[rows.eligible]].tolist()
-    method, most = _method(task, ids, keep_maps)
+    method, most, facts = _method(task, ids, keep_maps)
     maps = method.maps if isinstance(method, Scanning) and keep_maps else None
     outcome = begin(task)
     fields = outcome.fields() | (maps.fields() if maps else {})
-    todo, finish = _resumed(journal, evaluator, keys(ids, task.goal.targets.tolist()), fields)
+    todo, finish = _resumed(journal, evaluator, facts, keys(ids, task.goal.targets.tolist()), fields)
     with _progress(outcome, len(todo), most, description) as report:
         run_search(task, method, most, report, (outcome, todo), finish)
     after = evaluator.classify(outcome.best.apply(task.pictures)) if len(task.pictures) else clean[:0]
     records = _records(images, rows, clean, task, outcome, after)
-    return Attacked(records.assign(budget=most), maps, evaluator.facts)
+    records.loc[rows.eligible, "backward_passes"] = method.passes
+    seen = {"screening_error": float(outcome.screening_error.max()) if len(task.pictures) else None}
+    return Attacked(records.assign(budget=most), maps, evaluator.facts | facts | seen)
 
 
 def clean_logits(classifier: Classifier, pictures: Tensor, classify: Callable[[Tensor], Tensor]) -> Tensor:
@@ -172,18 +175,41 @@ def _task(evaluator: Evaluator, images: ImageSet, clean: Tensor, rows: _Rows, se
     return Task(evaluator, pictures, Goal(labels, targets), clean[index], settings)
 
 
-def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int]:
-    """Return the search for the settings, and its budget in candidates per attack."""
+def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int, dict[str, Any]]:
+    """Return the search for the settings, its budget in passes per attack, and what the manifest shall say of it."""
     settings = task.settings
     height, width, channels = task.pictures.shape[1:]
     shape, device = (height, width, channels), task.pictures.device
     streams = [_stream(settings.seed, *key) for key in keys(ids, task.goal.targets.tolist())]
     most = budget(settings, shape)
     if isinstance(settings, DifferentialEvolution):
-        return Evolution(settings, streams, shape, device), most
+        return Evolution(settings, streams, shape, device), most, {}
     if isinstance(settings, RandomSearch):
-        return RandomDraws(settings, streams, shape, device), most
-    return Scanning(settings, task.pictures, keep_maps), most
+        return RandomDraws(settings, streams, shape, device), most, {}
+    lacking = _lacking_gradient(task) if settings.gradient else "not wanted"
+    passes = 0 if lacking else backward_passes(task.clean.shape[1])
+
+    def prior(attacks: Tensor, colours: Tensor) -> FirstOrder:
+        if not lacking:
+            return first_order(task.evaluator.classifier, task.pictures[attacks], task.goal[attacks], colours)
+        margins = task.goal[attacks].margin(task.clean[attacks])
+        return FirstOrder(margins, margins.new_zeros(len(attacks), colours.shape[1], height, width))
+
+    return Scanning(settings, task.pictures, prior, passes, keep_maps), most, {"gradient": lacking or "used"}
+
+
+def _lacking_gradient(task: Task) -> str:
+    """Say why a network has no gradient, if it has none; tried on the first image."""
+    if not len(task.pictures):
+        return ""
+    some = torch.zeros(1, dtype=torch.int64, device=task.pictures.device)
+    colours = torch.zeros(1, 1, task.pictures.shape[3], dtype=torch.uint8, device=task.pictures.device)
+    try:
+        first_order(task.evaluator.classifier, task.pictures[some], task.goal[some], colours)
+    except OnepixError as error:
+        warnings.warn(f"{error}; the scan orders its candidates without it", stacklevel=5)
+        return str(error)
+    return ""
 
 
 def budget(settings: AttackSettings, shape: tuple[int, int, int]) -> int:
@@ -203,13 +229,17 @@ def _stream(seed: int, image_id: int, target: int) -> np.random.Generator:
 
 
 def _resumed(
-    journal: Journal | None, evaluator: Evaluator, attacks: Sequence[Key], fields: dict[str, Tensor]
+    journal: Journal | None,
+    evaluator: Evaluator,
+    facts: Mapping[str, Any],
+    attacks: Sequence[Key],
+    fields: dict[str, Tensor],
 ) -> tuple[Sequence[int], Callable[[list[int]], None] | None]:
     """Restore finished attacks from a journal; return those left to do, and a function that stores finished ones."""
     if journal is None:
         return range(len(attacks)), None
     evaluation = evaluator.facts
-    entries = journal.with_facts(evaluation=evaluation)
+    entries = journal.with_facts(evaluation={**evaluation, **facts})
 
     def finish(done: list[int]) -> None:
         if evaluator.facts == evaluation:  # else the micro-batch was halved, and these results have another origin
@@ -252,6 +282,7 @@ def _records(images: ImageSet, rows: _Rows, clean: Tensor, task: Task, outcome: 
             "true_probability_before": before[image, images.labels[image]],
             "queries": 0,
             "rechecked": 0,
+            "backward_passes": 0,
             "generations": pd.array([None] * len(image), dtype="Int64"),
             "seed": settings.seed,
         }

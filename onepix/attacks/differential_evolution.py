@@ -1,5 +1,6 @@
 """Differential evolution: the one of Su, Vargas and Sakurai (2017), and the variant that attack libraries use."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +10,10 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from onepix.config.attacks import DifferentialEvolution
-from onepix.pixels import Perturbation, from_genes
+from onepix.pixels import FULL, Perturbation, from_genes
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-FULL = 255
 Weight = float | tuple[float, float] | None
 
 
@@ -43,6 +43,8 @@ class Evolution:
     "Differential Evolution" (1997).
     """
 
+    passes = 0
+
     def __init__(
         self,
         settings: DifferentialEvolution,
@@ -59,6 +61,10 @@ class Evolution:
         self.genes = torch.empty(0, self.round_size, settings.pixels, 2 + channels, dtype=torch.float64, device=device)
         self.fitness = torch.empty(0, self.round_size, device=device)  # (A, N)
         self.trials = self.genes
+
+    def room(self, candidates: int) -> int:
+        """Return how many attacks fill a round, less the active ones."""
+        return math.ceil(candidates / self.round_size) - len(self.active)
 
     def admit(self, attacks: Sequence[int]) -> None:
         """Draw first populations."""

@@ -1,6 +1,7 @@
 """Position maps: whether a colour flips the class at each position of an image."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,19 +37,22 @@ class PositionMaps:
 
 
 class _EveryPosition:
-    """Proposes every position for each image's colour, in random order."""
+    """Proposes every position for each image's colour."""
+
+    passes = 0
 
     def __init__(self, pictures: Tensor, colours: Tensor) -> None:
         count, self.height, self.width, _ = pictures.shape
         self.positions = self.height * self.width
         self.round_size = min(ROUND_SIZE, self.positions)
-        # The first candidates are used to measure the error of screening; neighbours would be too similar for that.
-        self.order = torch.randperm(self.positions, generator=torch.Generator().manual_seed(0)).to(pictures.device)
         self.colours = colours
         self.active = torch.empty(0, dtype=torch.int64, device=pictures.device)
         self.evaluated = torch.zeros(count, dtype=torch.int64, device=pictures.device)
         self.margins = torch.full((count, self.positions), torch.nan, device=pictures.device)
         self.classes = torch.full_like(self.margins, -1, dtype=torch.int64)
+
+    def room(self, candidates: int) -> int:
+        return math.ceil(candidates / self.round_size) - len(self.active)
 
     def admit(self, attacks: Sequence[int]) -> None:
         new = torch.tensor(list(attacks), dtype=torch.int64, device=self.active.device)
@@ -56,15 +60,15 @@ class _EveryPosition:
 
     def propose(self) -> tuple[Perturbation, Tensor]:
         indices, valid = self._next()
-        position = self.order[indices].flatten()[:, None]
+        position = indices.flatten()[:, None]
         values = self.colours[self.active].repeat_interleave(self.round_size, 0)[:, None]
         return Perturbation(position // self.width, position % self.width, values), valid
 
     def observe(self, fitness: Tensor, margins: Tensor, classes: Tensor) -> None:  # noqa: ARG002 (the protocol's)
         indices, valid = self._next()
         image = self.active[:, None].expand_as(indices)[valid]
-        self.margins[image, self.order[indices[valid]]] = margins[valid]
-        self.classes[image, self.order[indices[valid]]] = classes[valid]
+        self.margins[image, indices[valid]] = margins[valid]
+        self.classes[image, indices[valid]] = classes[valid]
         self.evaluated[self.active] += valid.sum(1)
 
     def exhausted(self) -> Tensor:
@@ -74,7 +78,7 @@ class _EveryPosition:
         self.active = self.active[wanted]
 
     def _next(self) -> tuple[Tensor, Tensor]:
-        """Return the next indices into the order, and which of them exist, (A, N)."""
+        """Return the next positions, and which of them exist, (A, N)."""
         indices = self.evaluated[self.active][:, None] + torch.arange(self.round_size, device=self.active.device)
         return indices.clamp(max=self.positions - 1), indices < self.positions
 

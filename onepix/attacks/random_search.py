@@ -1,5 +1,6 @@
 """Random search: the baseline that a better attack has to beat."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ class RandomDraws:
     """
 
     round_size = ROUND_SIZE
+    passes = 0
 
     def __init__(
         self,
@@ -38,6 +40,10 @@ class RandomDraws:
     ) -> None:
         self.pixels, self.streams, self.shape, self.device = settings.pixels, streams, shape, device
         self.active: list[int] = []
+
+    def room(self, candidates: int) -> int:
+        """Return how many attacks fill a round, less the active ones."""
+        return math.ceil(candidates / self.round_size) - len(self.active)
 
     def admit(self, attacks: Sequence[int]) -> None:
         """Take up attacks."""

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from onepix.attacks.order import NEAREST, FirstOrder, coarse_to_fine, expected_margins
 from onepix.attacks.refine import ROUNDS, Descent
 from onepix.config.attacks import Scan
 from onepix.errors import OnepixError
 from onepix.pixels import Perturbation
 
-ROUND_SIZE = 512
+FIRST_ROUND, ROUND_SIZE = 32, 512  # candidates per image
+PART = 4  # a round has a quarter of the candidates seen so far: little is known at first, and rounds cost time
+MOST_CELLS = 1 << 22  # candidates of all active images, of which about a hundred bytes each are kept for a moment
+REFINED_SHARE = 5  # refinement may take a fifth of a budget, unless the settings say how much
 MOST_COLOURS = 4096
 NOT_EVALUATED = -1
 
@@ -54,17 +58,21 @@ class ScanMaps:
 class Scanning:
     """Evaluate every position with every colour, on A images at once.
 
-    The first round takes positions on a coarse lattice. Each later round takes the candidates with the least
-    expected margin: the mean margin of the same colour at neighbouring positions, weighted by distance. Locality
-    analysis finds that neighbours share a vulnerability; where they do not, only the order is worse. If no colour of
-    the set reaches the goal, `refine` tries other colours at the positions that came closest; the maps do not change.
+    Each round takes the candidates of least expected margin: see `onepix.attacks.order`. Locality analysis finds that
+    neighbours share a vulnerability; where they do not, only the order is worse. If no colour of the set reaches the
+    goal, `refine` tries other colours at the positions that came closest; the maps do not change.
 
     Parameters
     ----------
     settings : Scan
-        Colour set, refinement.
+        Colour set, refinement, budget.
     pictures : Tensor
         uint8, shape (B, H, W, C).
+    prior : callable
+        What is known of attacks before any candidate is evaluated; takes their numbers and colours, int64, (A,), and
+        uint8, (A, K, C).
+    passes : int
+        Backward passes per image that `prior` takes.
     keep_maps : bool
         Keep the position maps of all images, not only of active ones.
 
@@ -73,57 +81,92 @@ class Scanning:
     Vargas and Su (2019), locality analysis: why the order works.
     """
 
-    def __init__(self, settings: Scan, pictures: Tensor, keep_maps: bool) -> None:
+    def __init__(
+        self,
+        settings: Scan,
+        pictures: Tensor,
+        prior: Callable[[Tensor, Tensor], FirstOrder],
+        passes: int,
+        keep_maps: bool,
+    ) -> None:
         self.colours, self.wanted = (
             torch.from_numpy(array).to(pictures.device) for array in colour_sets(settings, pictures.cpu().numpy())
         )
+        self.prior, self.passes = prior, passes
         count, self.height, self.width, channels = pictures.shape
         self.positions = self.height * self.width
         self.per_image = self.colours.shape[1] * self.positions
         refined = _refined(settings, self.positions, channels)
         self.descent = Descent(count, refined, channels, pictures.device) if refined else None
+        self.rounds = _refinement(settings, (self.height, self.width, channels)) // max(refined * 2 * channels, 1)
+        self.limit = _most_of_the_set(settings, self.per_image, passes, (self.height, self.width, channels))
         self.round_size = max(min(ROUND_SIZE, self.per_image), self.descent.round_size if self.descent else 0)
-        self.stride = max(1, math.ceil(math.sqrt(self.per_image / self.round_size)))
+        self.spread = coarse_to_fine(self.colours.shape[1], self.height, self.width).to(pictures.device)
         self.active = torch.empty(0, dtype=torch.int64, device=pictures.device)
         self.margins = torch.empty(0, self.per_image, device=pictures.device)  # (A, K · H · W), NaN if not evaluated
         self.classes = torch.empty(0, self.per_image, dtype=torch.int32, device=pictures.device)
         self.pending = torch.empty(0, self.per_image, dtype=torch.bool, device=pictures.device)
+        maps_shape = (self.colours.shape[1], self.height, self.width)
+        self.known = FirstOrder(self.margins[:, 0], self.margins.reshape(0, *maps_shape))
         self.proposed, self.valid, self.refining = self.active[:, None], self.pending, self.pending.any(1)
-        whole = (len(pictures) if keep_maps else 0, self.colours.shape[1], self.height, self.width)
+        whole = (len(pictures) if keep_maps else 0, *maps_shape)
         self.maps = ScanMaps(
             self.colours.cpu().numpy(),
             np.full(whole, np.nan, np.float32),
             np.full(whole, NOT_EVALUATED, np.int32),
         )
 
+    def room(self, candidates: int) -> int:
+        """Return how many attacks may be admitted: as many as fill a round, and as memory allows."""
+        fitting = max(MOST_CELLS // self.per_image, 1) - len(self.active)
+        return min(math.ceil((candidates - int(self._sizes().sum())) / FIRST_ROUND), fitting)
+
     def admit(self, attacks: Sequence[int]) -> None:
         """Start blank maps."""
+        if not attacks:
+            return
         device = self.active.device
         new = torch.tensor(list(attacks), dtype=torch.int64, device=device)
         blank = torch.full((len(new), self.per_image), torch.nan, device=device)
+        known = self.prior(new, self.colours[new])
         self.active = torch.cat([self.active, new])
         self.margins = torch.cat([self.margins, blank])
         self.classes = torch.cat([self.classes, torch.full_like(blank, NOT_EVALUATED, dtype=torch.int32)])
         self.pending = torch.cat([self.pending, self.wanted[new].repeat_interleave(self.positions, 1)])
+        self.known = FirstOrder(
+            torch.cat([self.known.clean, known.clean]), torch.cat([self.known.change, known.change])
+        )
 
     def propose(self) -> tuple[Perturbation, Tensor]:
-        """Propose the most promising candidates; for blank maps, the lattice."""
-        expected = self._expected()
-        started = ~self.margins.isnan().all(1, keepdim=True)
-        possible = self.pending & (started | self._lattice())
-        order = expected.where(possible, torch.inf).argsort(dim=1, stable=True)
+        """Propose the candidates of least expected margin; where several are equal, those on a coarser lattice."""
+        maps = self.margins.reshape(self.known.change.shape)
+        expected = expected_margins(maps, self.known).flatten(1).where(self.pending, torch.inf)[:, self.spread]
+        order = self.spread[expected.argsort(dim=1, stable=True)]
         # A descent may take more candidates per round than a small set has: rows are filled up with some not evaluated.
         missing = max(self.round_size - self.per_image, 0)
         self.proposed = F.pad(order, (0, missing))[:, : self.round_size]
-        self.valid = F.pad(possible.gather(1, order), (0, missing))[:, : self.round_size]
+        self.valid = F.pad(self.pending.gather(1, order), (0, missing))[:, : self.round_size]
+        self.valid &= torch.arange(self.round_size, device=order.device) < self._sizes()[:, None]
         colour, position = self.proposed // self.positions, self.proposed % self.positions
         values = self.colours[self.active[:, None].expand_as(colour), colour]
         valid = self.valid.clone()
-        self.refining = ~self.pending.any(1)
+        self.refining = self._through()
         if self.descent and self.refining.any():
             self._refine(self.descent, position, values, valid)
         rows, columns = position.flatten()[:, None] // self.width, position.flatten()[:, None] % self.width
         return Perturbation(rows, columns, values.flatten(0, 1)[:, None]), valid
+
+    def _sizes(self) -> Tensor:
+        """Return how many candidates of the set each image's next round has, int64, (A,)."""
+        seen = self._seen()
+        return (seen // PART).clamp(FIRST_ROUND, ROUND_SIZE).minimum(self.limit - seen)
+
+    def _seen(self) -> Tensor:
+        return (~self.margins.isnan()).sum(1)
+
+    def _through(self) -> Tensor:
+        """Return which images are through with the set of colours, or with their budget for it."""
+        return ~self.pending.any(1) | (self._seen() >= self.limit)
 
     def _refine(self, descent: Descent, position: Tensor, values: Tensor, valid: Tensor) -> None:
         """Where a map is complete, put the proposals of the descent in place of its candidates."""
@@ -146,11 +189,11 @@ class Scanning:
             self.descent.observe(self.active[self.refining], margins[self.refining, : self.descent.round_size])
 
     def exhausted(self) -> Tensor:
-        """Return which attacks have complete maps, refined where that was needed."""
-        whole = ~self.pending.any(1)
+        """Return which attacks are through with their colours, and refined where that was needed."""
+        whole = self._through()
         if self.descent is None:
             return whole
-        return whole & ((self.margins < 0).any(1) | (self.descent.rounds[self.active] >= ROUNDS))
+        return whole & ((self.margins < 0).any(1) | (self.descent.rounds[self.active] >= self.rounds))
 
     def keep(self, wanted: Tensor) -> None:
         """Drop maps; if the maps are wanted, copy the dropped ones first."""
@@ -163,34 +206,43 @@ class Scanning:
                 self.maps.classes[attack] = self.classes[index].cpu().numpy().reshape(shape)
         self.active, self.margins = self.active[wanted], self.margins[wanted]
         self.classes, self.pending = self.classes[wanted], self.pending[wanted]
-
-    def _lattice(self) -> Tensor:
-        rows, columns = (
-            torch.arange(extent, device=self.active.device) % self.stride == min(self.stride // 2, extent - 1)
-            for extent in (self.height, self.width)
-        )
-        return (rows[:, None] & columns[None, :]).flatten().repeat(self.colours.shape[1])
-
-    def _expected(self) -> Tensor:
-        """Return each candidate's margin as expected from its neighbours, (A, K · H · W).
-
-        Two box means make a triangular kernel. Sums have a fixed order, so that no image influences another.
-        """
-        maps = self.margins.double().reshape(len(self.active), -1, self.height, self.width)
-        known = ~maps.isnan()
-        box = 2 * self.stride - 1
-        total, weight = maps.nan_to_num(0.0), known.double()
-        for _ in range(2):
-            total, weight = (F.avg_pool2d(m, box, stride=1, padding=box // 2) for m in (total, weight))
-        expected = total / weight
-        return expected.where(weight > 0, torch.finfo(torch.float64).max).flatten(1)
+        self.known = FirstOrder(self.known.clean[wanted], self.known.change[wanted])
 
 
 def most_candidates(settings: Scan, shape: tuple[int, int, int]) -> int:
-    """Return how many candidates a scan of an image of this height, width and channels evaluates at most."""
+    """Return how many passes a scan of an image of this height, width and channels takes at most."""
     height, width, channels = shape
-    refinement = ROUNDS * _refined(settings, height * width, channels) * 2 * channels
-    return colour_count(settings, channels) * height * width + refinement
+    whole = colour_count(settings, channels) * height * width + (NEAREST if settings.gradient else 0)
+    return whole + _refinement(settings, (height, width, channels))
+
+
+def _most_of_the_set(settings: Scan, candidates: int, passes: int, shape: tuple[int, int, int]) -> int:
+    """Return how many candidates of the set of colours are evaluated at most: the budget counts the other passes."""
+    if settings.budget is None:
+        return candidates
+    refinement = _refinement(settings, shape)
+    left = settings.budget - passes - refinement
+    if left < 1:
+        raise OnepixError(
+            f"scan: of a budget of {settings.budget}, {passes} backward passes and {refinement} candidates of "
+            "refinement leave nothing for the scan itself; expected a larger budget, or a smaller refine"
+        )
+    return min(left, candidates)
+
+
+def _refinement(settings: Scan, shape: tuple[int, int, int]) -> int:
+    """Return how many candidates refinement takes at most: whole rounds, at least one."""
+    height, width, channels = shape
+    a_round = _refined(settings, height * width, channels) * 2 * channels
+    if not a_round:
+        return 0
+    if settings.refine_budget is not None and settings.refine_budget < a_round:
+        raise OnepixError(
+            f"scan: refine_budget {settings.refine_budget} is smaller than one round of refinement, which has "
+            f"{a_round} candidates here: 2 for each of {channels} channels at each position"
+        )
+    given = settings.refine_budget or (settings.budget and settings.budget // REFINED_SHARE) or ROUNDS * a_round
+    return min(max(given // a_round, 1), ROUNDS) * a_round
 
 
 def colour_count(settings: Scan, channels: int) -> int:

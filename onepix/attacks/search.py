@@ -1,23 +1,24 @@
 """Runs a search on many images at once: shared micro-batches, refilling, checks in float32, stop rules."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
+from scipy.stats import qmc
 from torch import Tensor
 
 from onepix.attacks.goal import Goal
 from onepix.config.attacks import AttackSettings, PixelSearch
 from onepix.engine.evaluator import Evaluator
 from onepix.errors import OnepixError
-from onepix.pixels import Perturbation
+from onepix.pixels import FULL, Perturbation, from_genes
 
 PASSES_PER_ROUND = 16  # micro-batches; the last one is filled up, so that more of them waste less
-CALIBRATION = 64  # first candidates of an image; they are evaluated both ways, to measure the error of screening
+CALIBRATION = 64  # candidates per image that are evaluated both ways, to measure the error of screening
 SAFETY = 4  # times the largest error of a logit that was measured
 ROUNDINGS = 8  # of an image's largest logit: the least error that screening is assumed to make
+NOT_FINITE = "the network gives logits that are not finite on changed images"
 EPSILON = {"float32": 2**-23, "bfloat16": 2**-8}
 
 
@@ -28,6 +29,10 @@ class Method(Protocol):
     """
 
     round_size: int  # N
+    passes: int  # backward passes per attack; they count as queries
+
+    def room(self, candidates: int) -> int:
+        """Return how many more attacks may be active, if a round shall have so many candidates; 0 or less: none."""
 
     def admit(self, attacks: Sequence[int]) -> None:
         """Add attacks, at the end."""
@@ -68,6 +73,9 @@ class Outcome:
         int64, shape (B,): candidates evaluated again in float32.
     rounds : Tensor
         int64, shape (B,).
+    screening_error : Tensor
+        float32, shape (B,): the largest error of a screened margin that was seen, over the bound below which candidates
+        are evaluated again.
     """
 
     best: Perturbation
@@ -80,6 +88,7 @@ class Outcome:
     queries_to_threshold: Tensor
     rechecked: Tensor
     rounds: Tensor
+    screening_error: Tensor
 
     @staticmethod
     def empty(attacks: int, pixels: int, channels: int, device: torch.device) -> "Outcome":
@@ -102,6 +111,7 @@ class Outcome:
             queries_to_threshold=zeros() - 1,
             rechecked=zeros(),
             rounds=zeros(),
+            screening_error=zeros(dtype=torch.float32),
         )
 
     def fields(self) -> dict[str, Tensor]:
@@ -128,6 +138,7 @@ class _Round:
     done: Tensor  # (A,)
     evaluated: Tensor  # (A,)
     rechecked: Tensor  # (A,)
+    errors: Tensor  # (A,), the largest of screening over the bound; NaN where the bound is 0 and nothing was wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,13 +208,15 @@ def run_search(
     count, device = len(task.pictures), task.pictures.device
     outcome, waiting = begun or (begin(task), range(count))
     bounds = torch.full((count,), task.evaluator.bound, device=device)
-    width = math.ceil(PASSES_PER_ROUND * task.evaluator.micro_batch / method.round_size)
     active = torch.empty(0, dtype=torch.int64, device=device)
     while len(waiting) or len(active):
-        free = width - len(active)
-        new, waiting = waiting[:free], waiting[free:]
-        method.admit(new)
-        active = torch.cat([active, torch.tensor(new, dtype=torch.int64, device=device)])
+        free = max(method.room(PASSES_PER_ROUND * task.evaluator.micro_batch), 0 if len(active) else 1)
+        new = torch.tensor(waiting[:free], dtype=torch.int64, device=device)
+        waiting = waiting[free:]
+        method.admit(new.tolist())
+        _calibrate(task, outcome, new, bounds)
+        outcome.queries[new] = method.passes
+        active = torch.cat([active, new])
         candidates, valid = method.propose()
         left = budget - outcome.queries[active]
         valid &= torch.arange(method.round_size, device=device) < left[:, None]
@@ -226,39 +239,80 @@ def _evaluate(task: Task, active: Tensor, candidates: Perturbation, valid: Tenso
     owners = torch.div(which, size, rounding_mode="floor")
     candidates, pictures, goal = candidates[which], task.pictures[active], task.goal[active[owners]]
     logits = task.evaluator.screen(pictures, owners, candidates)
-    rechecked = torch.zeros_like(active)
-
-    def recheck(chosen: Tensor) -> None:
-        logits[chosen] = task.evaluator.exact(pictures, owners[chosen], candidates[chosen])
-        rechecked.add_(torch.bincount(owners[chosen], minlength=len(active)))
-
-    new = bounds[active].isnan()
-    first = (new[owners] & (which % size < CALIBRATION)).nonzero().squeeze(1)
-    if len(first):
-        screened = logits[first]
-        recheck(first)
-        bounds[active[new]] = _bounds(task, active, (logits[first] - screened).abs().amax(1), owners[first])[new]
-    doubtful = (goal.margin(logits, task.settings) <= bounds[active][owners]) | ~logits.isfinite().all(1)
-    doubtful[first] = False
-    if doubtful.any():
-        recheck(doubtful.nonzero().squeeze(1))
+    rechecked, errors = torch.zeros_like(active), torch.zeros(len(active), device=active.device)
+    limits = bounds[active]
+    screened = goal.margin(logits, task.settings)
+    doubtful = ((screened <= limits[owners]) | ~logits.isfinite().all(1)).nonzero().squeeze(1)
+    if len(doubtful):
+        logits[doubtful] = task.evaluator.exact(pictures, owners[doubtful], candidates[doubtful])
+        rechecked += torch.bincount(owners[doubtful], minlength=len(active))
+        error = (goal[doubtful].margin(logits[doubtful], task.settings) - screened[doubtful]).abs()
+        errors.scatter_reduce_(0, owners[doubtful], error, "amax")
     if not logits.isfinite().all():
-        raise OnepixError("the network gives logits that are not finite on changed images")
-    return _gathered(task, goal, logits, owners, which, valid, rechecked)
+        raise OnepixError(NOT_FINITE)
+    return _gathered(task, goal, logits, owners, which, valid, rechecked, errors / limits)
 
 
-def _bounds(task: Task, active: Tensor, errors: Tensor, owners: Tensor) -> Tensor:
-    """Return the margins below which candidates are evaluated in float32, (A,), from the measured errors of logits.
+def _calibrate(task: Task, outcome: Outcome, new: Tensor, bounds: Tensor) -> None:
+    """Find the margins below which candidates of new attacks are evaluated in float32, from a sample of candidates.
 
-    The error of a margin is at most twice that of its logits; the rest of the factor is for unseen candidates.
+    The sample is the same for each image and each order of candidates, spread over positions and colours, and no search
+    learns of it. The error of a margin is at most twice that of its logits; the rest of the factor is for other
+    candidates.
     """
-    seen = torch.zeros(len(active), device=active.device).scatter_reduce(0, owners, errors, "amax")
-    rounding = ROUNDINGS * EPSILON[task.evaluator.precision] * task.clean[active].abs().amax(1)
-    return torch.maximum(SAFETY * seen, rounding)
+    if not len(new) or not bounds[new].isnan().all():
+        return
+    sample = calibration_sample(task.pictures.shape[1:], outcome.best.rows.shape[1], new.device)
+    owners = torch.arange(len(new), device=new.device).repeat_interleave(len(sample))
+    candidates = sample[torch.arange(len(sample), device=new.device).repeat(len(new))]
+    pictures, goal = task.pictures[new], task.goal[new[owners]]
+    screened, exact = (
+        evaluate(pictures, owners, candidates) for evaluate in (task.evaluator.screen, task.evaluator.exact)
+    )
+    if not exact.isfinite().all():
+        raise OnepixError(NOT_FINITE)
+    error = (exact - screened).abs().nan_to_num(torch.inf).reshape(len(new), -1).amax(1)
+    rounding = ROUNDINGS * EPSILON[task.evaluator.precision] * task.clean[new].abs().amax(1)
+    bounds[new] = torch.maximum(SAFETY * error, rounding)
+    of_margins = (goal.margin(exact, task.settings) - goal.margin(screened, task.settings)).abs()
+    outcome.screening_error[new] = (of_margins.reshape(len(new), -1).amax(1) / bounds[new]).nan_to_num(0.0)
+
+
+def calibration_sample(shape: Sequence[int], pixels: int, device: torch.device) -> Perturbation:
+    """Return candidates spread evenly over an image's positions and colours.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Height, width and channels.
+    pixels : int
+        P, of each candidate.
+    device : torch.device
+        Of the result.
+
+    Returns
+    -------
+    Perturbation
+        64 candidates: one in each cell of 8 × 8, by a Sobol sequence. Every second one has extreme colours, as attacks
+        find them, where errors are largest.
+    """
+    height, width, channels = shape
+    uniform = qmc.Sobol(pixels * (2 + channels), scramble=True, rng=0).random(CALIBRATION)
+    genes = torch.from_numpy(uniform).reshape(CALIBRATION, pixels, -1)
+    genes[::2, :, 2:] = genes[::2, :, 2:].round()
+    upper = torch.tensor([height, width, *[FULL] * channels])
+    return from_genes((genes * upper).to(device), height, width)
 
 
 def _gathered(
-    task: Task, goal: Goal, logits: Tensor, owners: Tensor, which: Tensor, valid: Tensor, rechecked: Tensor
+    task: Task,
+    goal: Goal,
+    logits: Tensor,
+    owners: Tensor,
+    which: Tensor,
+    valid: Tensor,
+    rechecked: Tensor,
+    errors: Tensor,
 ) -> _Round:
     """Arrange the results by attack and candidate."""
 
@@ -276,6 +330,7 @@ def _gathered(
         done=laid_out(goal.done(logits, task.settings), False).any(1),
         evaluated=torch.bincount(owners, minlength=len(valid)),
         rechecked=rechecked,
+        errors=errors,
     )
 
 
@@ -301,6 +356,7 @@ def _note(outcome: Outcome, active: Tensor, candidates: Perturbation, found: _Ro
     outcome.queries[active] += found.evaluated
     outcome.rechecked[active] += found.rechecked
     outcome.rounds[active] += 1
+    outcome.screening_error[active] = outcome.screening_error[active].fmax(found.errors)
 
 
 def _store(kept: Perturbation, images: Tensor, candidates: Perturbation, index: Tensor) -> None:

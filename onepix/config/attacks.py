@@ -135,14 +135,32 @@ class Scan(Attack):
         description="If no colour of the set flips the class: search for other colours at so many positions, those of "
         "least margin.",
     )
+    refine_budget: int | None = Field(
+        None,
+        ge=1,
+        description="For refine: at most so many candidates, of those that `budget` allows; default: a fifth of the "
+        "budget, or 16 rounds if there is no budget.",
+    )
+    gradient: bool = Field(
+        True,
+        description="Order the candidates also by the gradient of the logit margin; its three backward passes per "
+        "image count as candidates. false: only by what was seen of other candidates (black-box).",
+    )
     stop: Literal["first", "all"] = Field(
         "all", description="When an image is done: at its first flip, or never early."
     )
 
     @property
     def idle(self) -> set[str]:
-        """The keys of other sets of colours."""
-        return {key for key, colours in (("levels", "grid"), ("palette_size", "palette")) if self.colours != colours}
+        """The keys of other sets of colours, and of a refinement that is not wanted."""
+        others = {key for key, colours in (("levels", "grid"), ("palette_size", "palette")) if self.colours != colours}
+        return others | (set() if self.refine else {"refine_budget"})
+
+    @model_validator(mode="after")
+    def _a_budget_is_larger_than_its_parts(self) -> "Scan":
+        if self.budget is not None and self.refine and (self.refine_budget or 0) >= self.budget:
+            raise ValueError(f"refine_budget {self.refine_budget} leaves nothing of the budget of {self.budget}")
+        return self
 
 
 def _method(value: Any) -> str:

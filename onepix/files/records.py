@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
         ("threshold_columns", PIXELS),
         ("threshold_values", COLOURS),
         ("rechecked", pa.int64()),
+        ("backward_passes", pa.int32()),  # of the gradient; they are part of `queries`
         ("generations", pa.int32()),
         ("seed", pa.int64()),
     ]
