@@ -11,14 +11,14 @@ from onepix.engine.gradients import pixel_gradients
 from onepix.files.targets import UNTARGETED
 from onepix.networks.classifier import Classifier
 
-NEAREST = 3  # classes whose margins are differentiated: those nearest to the true class, or to the target
+NEAREST = 2  # classes whose margins are differentiated: those nearest to the true class, or to the target
 SLOPE, SLOPE_WEIGHT = 0.5, 8.0  # expected slope of a margin against its first-order change; worth so many candidates
 LEAST_SLOPE = 0.05  # so that gradients are never taken for their opposite
-MEAN_WEIGHT = 8.0  # candidates that the expectation of no mean residual is worth
+MEAN_WEIGHT = 32.0  # candidates that the expectation of no mean residual is worth
 RADIUS_SHARE = 32  # neighbours lie within two boxes that reach 1/32 of the image's smaller extent to each side
-SHARED = 0.1  # part of a residual that is taken from the other colours at the same positions
-PRIOR_WEIGHT = 0.5  # of a residual of zero, beside the weights of evaluated neighbours; the candidate's own would be 1
-OPTIMISM = 1.0  # standard deviations that are taken off where little is known
+SHARED = 0.05  # part of a residual that is taken from the other colours at the same positions
+PRIOR_WEIGHT = 0.3  # of a residual of zero, beside the weights of evaluated neighbours; the candidate's own would be 1
+OPTIMISM = 0.7  # standard deviations that are taken off where little is known
 
 
 @dataclasses.dataclass(frozen=True)

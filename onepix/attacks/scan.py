@@ -210,10 +210,17 @@ class Scanning:
 
 
 def most_candidates(settings: Scan, shape: tuple[int, int, int]) -> int:
-    """Return how many passes a scan of an image of this height, width and channels takes at most."""
+    """Return how many passes a scan of an image of this height, width and channels takes at most.
+
+    Raises
+    ------
+    OnepixError
+        If the budget leaves nothing for the scan, or the refinement's is smaller than one of its rounds.
+    """
     height, width, channels = shape
-    whole = colour_count(settings, channels) * height * width + (NEAREST if settings.gradient else 0)
-    return whole + _refinement(settings, (height, width, channels))
+    passes = NEAREST if settings.gradient else 0
+    whole = colour_count(settings, channels) * height * width
+    return _most_of_the_set(settings, whole, passes, shape) + passes + _refinement(settings, shape)
 
 
 def _most_of_the_set(settings: Scan, candidates: int, passes: int, shape: tuple[int, int, int]) -> int:

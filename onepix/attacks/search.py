@@ -15,7 +15,9 @@ from onepix.errors import OnepixError
 from onepix.pixels import FULL, Perturbation, from_genes
 
 PASSES_PER_ROUND = 16  # micro-batches; the last one is filled up, so that more of them waste less
-CALIBRATION = 64  # candidates per image that are evaluated both ways, to measure the error of screening
+# Candidates per image that are evaluated both ways, to measure the error of screening. On 20 images with a ResNet-20
+# and 30 with LeNet, 1,024 others each had errors of at most 0.58 of the bound; 64 would lower that by 0.03 at most.
+CALIBRATION = 16
 SAFETY = 4  # times the largest error of a logit that was measured
 ROUNDINGS = 8  # of an image's largest logit: the least error that screening is assumed to make
 NOT_FINITE = "the network gives logits that are not finite on changed images"
@@ -293,7 +295,7 @@ def calibration_sample(shape: Sequence[int], pixels: int, device: torch.device) 
     Returns
     -------
     Perturbation
-        64 candidates: one in each cell of 8 × 8, by a Sobol sequence. Every second one has extreme colours, as attacks
+        16 candidates: one in each cell of 4 × 4, by a Sobol sequence. Every second one has extreme colours, as attacks
         find them, where errors are largest.
     """
     height, width, channels = shape

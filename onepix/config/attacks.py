@@ -143,8 +143,8 @@ class Scan(Attack):
     )
     gradient: bool = Field(
         True,
-        description="Order the candidates also by the gradient of the logit margin; its three backward passes per "
-        "image count as candidates. false: only by what was seen of other candidates (black-box).",
+        description="Order the candidates also by the gradient of the logit margin; its backward passes, two per "
+        "image, count as candidates. false: only by what was seen of other candidates (black-box).",
     )
     stop: Literal["first", "all"] = Field(
         "all", description="When an image is done: at its first flip, or never early."

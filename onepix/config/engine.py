@@ -31,7 +31,7 @@ class Engine(Passes):
     bound: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="Candidates with a larger logit margin are not evaluated again in float32. auto: four times the "
-        "largest error seen on the image's first 64 candidates, and at least the rounding of its logits.",
+        "largest error seen on 16 further candidates of the image, and at least the rounding of its logits.",
     )
     fold: bool = Field(True, description="Fold batch normalisation into convolutions for screening.")
     windows: bool | Literal["auto"] = Field(

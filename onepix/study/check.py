@@ -374,7 +374,7 @@ def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", imag
     import torch
 
     from onepix.analysis.maps import maps_tree, said_of_attacks
-    from onepix.attacks.attack import attack_images
+    from onepix.attacks.attack import attack_images, budget
     from onepix.engine.devices import choose_micro_batch
     from onepix.files.records import attacked_images
     from onepix.layers.effective_field import effective_fields
@@ -393,6 +393,7 @@ def _follow_one(row: CheckedPair, config: Config, classifier: "Classifier", imag
     engine = config.engine.model_copy(update={"micro_batch": min(chosen, CANDIDATES)})
     runs = [run for run in config.runs if run.dataset == row.dataset and row.network in run.networks]
     for name in dict.fromkeys(name for run in runs for name in run.attacks):
+        budget(config.attacks[name], (height, width, channels))  # tells of a budget that is too small
         settings = _brief(config.attacks[name])
         scans = isinstance(settings, Scan)
         records = attack_images(classifier, image, settings, engine, keep_maps=scans, is_tried=True).records
@@ -408,6 +409,8 @@ def _brief(settings: AttackSettings) -> AttackSettings:
     changes: dict[str, Any] = {"budget": CANDIDATES}
     if settings.target == "all":
         changes["target"] = None
+    if isinstance(settings, Scan):
+        changes |= {"refine": 0}
     if isinstance(settings, DifferentialEvolution):
         changes |= {"population": min(settings.population, CANDIDATES // 2), "generations": 1}
     return settings.model_copy(update=changes)
