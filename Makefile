@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test unit test-rest test-all check report bench setup lock schema clean
+.PHONY: run test unit test-rest test-all check report bench bench-curves bench-speed setup lock schema clean
 
 # Snakemake's SLURM plugin asks the controller at each start. If SLURM is installed but its controller does not answer,
 # that takes nine seconds; these two targets do not need SLURM.
@@ -45,8 +45,14 @@ check: $(VENV)/ready
 	lint-imports
 	snakemake --lint
 
-# Compares onepix with attack libraries on this machine, for about a quarter of an hour; see benchmarks/README.md.
-bench: $(VENV)/ready $(VENV)/bench/ready
+# Compares onepix with attack libraries on this machine; see benchmarks/README.md. The curves take about 25 minutes on two
+# cores, the speed about a quarter of an hour.
+bench: bench-curves bench-speed
+
+bench-curves: $(VENV)/ready $(VENV)/bench/ready
+	@$(BIN)/python benchmarks/curves.py $(BENCH)
+
+bench-speed: $(VENV)/ready $(VENV)/bench/ready
 	@$(BIN)/python benchmarks/attacks.py $(BENCH)
 
 $(VENV)/bench/ready: benchmarks/requirements.txt $(VENV)/ready

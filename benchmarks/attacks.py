@@ -22,6 +22,7 @@ HEADER = (
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 NONE = "–"
+LIBRARIES = ("torchattacks", "Pixle", "ART")
 Result = dict[str, Any]
 
 
@@ -32,9 +33,10 @@ def main(
 ) -> None:
     """Run all contenders one after the other and write the table."""
     libraries = libraries or Path(sys.prefix) / "bench"
-    if not (libraries / "torchattacks").is_dir():
+    if not (quick or is_installed(libraries)):
         raise SystemExit(f"{libraries}: torchattacks is not installed there; `make bench` does that")
-    common = {"images": 1 if quick else images, "repetitions": 1 if quick else 5, "seconds": 0.05 if quick else 0.4}
+    common: Result = {"network": "resnet20", "images": 1 if quick else images, "jobs": 1, "again": True}
+    common |= {"repetitions": 1 if quick else 5, "seconds": 0.05 if quick else 0.4}
     results: list[Result] = []
     for task in tasks(quick):
         if task["kind"] == "compiled":  # at the best batch size of the folded network, measured just before
@@ -45,9 +47,10 @@ def main(
     text = written(results, facts(results[0]["machine"], libraries))
     if quick:
         typer.echo(text)
-    else:
-        README.write_text(replaced(README.read_text(encoding="utf-8"), text), encoding="utf-8")
-        typer.echo(f"The table is in {README}, raw results are in {RAW}.")
+        return
+    README.write_text(replaced(README.read_text(encoding="utf-8"), text, BEGIN, END), encoding="utf-8")
+    typer.echo("\n".join(settled(results)))
+    typer.echo(f"The table is in {README}, raw results are in {RAW}.")
 
 
 def tasks(quick: bool) -> list[Result]:
@@ -76,7 +79,7 @@ def tasks(quick: bool) -> list[Result]:
         )
         for settings in [{"precision": precision, "windows": windows}]
     ]
-    attacks = [
+    attacks: list[Result] = [
         {"label": f"onepix {label}", "kind": "onepix", "precision": "auto", "method": method, "settings": settings}
         for label, method, settings in (
             (f"differential evolution of the paper, {size}", "differential_evolution", evolution),
@@ -90,6 +93,8 @@ def tasks(quick: bool) -> list[Result]:
             ("random search", "random_search", budget or {"budget": 40_400}),
         )
     ]
+    together = {"jobs": 2, "label": "onepix scan, to the first flip, two jobs of one thread"}
+    attacks.append({**next(task for task in attacks if task["settings"].get("stop") == "first"), **together})
     libraries = [
         {"label": f"torchattacks OnePixel, {size}", "kind": "torchattacks", "precision": "float32", **evolution},
         {"label": f"ART PixelAttack, 400 × {generations}", "kind": "ART", "precision": "float32", **evolution},
@@ -98,14 +103,43 @@ def tasks(quick: bool) -> list[Result]:
 
 
 def run(task: Result, libraries: Path) -> Result:
-    """Run a contender in its own process; only attack libraries can import the attack libraries."""
-    paths = [str(libraries)] * (task["kind"] in ("torchattacks", "ART")) + [os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    """Run a contender in its own process, or in several at the same time, of one thread each."""
+    if task["kind"] in LIBRARIES and not is_installed(libraries):
+        return {"missing": f"not installed in {libraries}"}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "result.json"
-        command = [sys.executable, str(HERE / "contender.py"), json.dumps(task), str(file)]
-        code = subprocess.run(command, env=environment, check=False).returncode
-        return json.loads(file.read_text()) if code == 0 else {"missing": f"failed with exit status {code}"}
+        files = [Path(folder) / f"{index}.json" for index in range(task["jobs"])]
+        jobs = [start({**task, "meeting": folder}, file, libraries) for file in files]
+        codes = [job.wait() for job in jobs]
+        if any(codes):
+            return {"missing": f"failed with exit status {max(codes, key=abs)}"}
+        return together([json.loads(file.read_text()) for file in files])
+
+
+def is_installed(libraries: Path) -> bool:
+    """Tell whether the attack libraries are there."""
+    return (libraries / "torchattacks").is_dir()
+
+
+def start(task: Result, file: Path, libraries: Path) -> subprocess.Popen[bytes]:
+    """Start a contender; only attack libraries can import the attack libraries."""
+    paths = [str(libraries)] * (task["kind"] in LIBRARIES) + [os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment |= {"OMP_NUM_THREADS": "1"} if task["jobs"] > 1 else {}
+    command = [sys.executable, str(HERE / "contender.py"), json.dumps(task), str(file)]
+    return subprocess.Popen(command, env=environment)
+
+
+def together(results: list[Result]) -> Result:
+    """Join the results of jobs that did the same side by side: their passes add up, and so do their images."""
+    first, jobs = results[0], len(results)
+    if jobs == 1:
+        return first
+    shared = {"rate": sum(result["rate"] for result in results)}
+    for name in ("all", "resisting"):
+        means = [result[name] for result in results if result[name]]
+        shared[name] = [means[0][0], max(seconds for _, seconds in means) / jobs] if means else None
+    memory = {name: sum(result["memory"][name] for result in results) for name in first["memory"]}
+    return {**first, **shared, "memory": memory}
 
 
 def written(results: list[Result], facts: str) -> str:
@@ -120,7 +154,7 @@ def written(results: list[Result], facts: str) -> str:
     lines = "\n".join(row(result, ceiling, reference) for result in results)
     return (
         f"{facts}\n\n{HEADER}\n{lines}\n\n"
-        + "\n".join(notes(results))
+        + "\n".join([*settled(results), *notes(results)])
         + "\n\nDense passes per second by batch size:\n\n"
         f"| batch | {columns} |\n| ---: |{' ---: |' * len(dense)}\n{by_batch}"
     )
@@ -129,7 +163,7 @@ def written(results: list[Result], facts: str) -> str:
 def row(result: Result, ceiling: dict[str, float], reference: float | None) -> str:
     """Return a contender's line of the table."""
     rate, memory = result.get("rate"), result.get("memory")
-    share = rate and result["kind"] not in ("torchattacks", "ART") and f"{rate / ceiling[result['precision']]:.0%}"
+    share = rate and result["kind"] not in LIBRARIES and f"{rate / ceiling[result['precision']]:.0%}"
     cells = [
         result["label"],
         f"{result['precision']}, {result.get('batch', NONE)}",
@@ -141,6 +175,20 @@ def row(result: Result, ceiling: dict[str, float], reference: float | None) -> s
         memory and f"{memory['peak']} ({memory['loaded']})" + f", GPU {memory['gpu']}" * (memory["gpu"] > 0),
     ]
     return "| " + " | ".join(cell or NONE for cell in cells) + " |"
+
+
+def settled(results: list[Result]) -> list[str]:
+    """Say how much sooner each scan settles a resisting image than torchattacks does, in this run."""
+    other = next(result for result in results if result["kind"] == "torchattacks")
+    scans = [result for result in results if result.get("method") == "scan"]
+    if not other.get("resisting"):
+        return []
+    return [
+        f"- {scan['label']}: a resisting image is settled {other['resisting'][1] / scan['resisting'][1]:.1f} times as "
+        f"soon as by {other['label']}."
+        for scan in scans
+        if scan.get("resisting")
+    ]
 
 
 def notes(results: list[Result]) -> list[str]:
@@ -186,10 +234,10 @@ def processor() -> str:
     return next((li.partition(":")[2].strip() for li in lines if li.startswith("model name")), platform.processor())
 
 
-def replaced(readme: str, text: str) -> str:
-    """Return the page with another table between the markers."""
-    before, _, rest = readme.partition(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}"
+def replaced(page: str, text: str, begin: str, end: str) -> str:
+    """Return the page with another text between the markers."""
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
 
 
 if __name__ == "__main__":

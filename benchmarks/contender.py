@@ -1,25 +1,30 @@
-"""Runs one contender in its own process: `attacks.py` starts it with a task as JSON and a file for the results.
+"""Runs one contender in its own process, with a task as JSON and a file for the results.
 
-So peak memory is that of this contender alone, and libraries do not share threads, settings or random state.
+`attacks.py` and `curves.py` start it. So peak memory is that of this contender alone, and libraries do not share
+threads, settings or random state.
 """
 
 import contextlib
+import functools
 import json
 import os
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from onepix.attacks.attack import attack_images
+from onepix.attacks.journal import Journal
 from onepix.config.engine import Engine
 from onepix.datasets.bundled import load_bundled
 from onepix.engine.devices import choose_device, keep_memory
@@ -33,6 +38,7 @@ from onepix.pixels import Perturbation
 
 PASSES_PER_CALL = 16  # micro-batches that a search screens at once
 JUDGE_BATCH = 64
+PATIENCE = 120  # seconds that a job waits for those beside it
 Result = dict[str, Any]
 LibraryAttack = Callable[[np.ndarray, int], np.ndarray]  # (1, C, H, W) in [0, 1] and its class to the same, attacked
 
@@ -41,7 +47,7 @@ def main() -> None:
     """Run the task and write its results."""
     task = json.loads(sys.argv[1])
     device = choose_device("auto")
-    classifier = load_network_file(bundled()["resnet20"], device)
+    classifier = load_network_file(bundled()[task["network"]], device)
     images = load_bundled()
     correct = predicted(classifier, images.images) == images.labels  # warms up, too
     images = images.select(images.ids[correct][: task["images"]].tolist())
@@ -63,7 +69,7 @@ def run_dense(classifier: Classifier, _images: ImageSet, task: Result) -> Result
     with torch.inference_mode(), arithmetic(classifier, task["precision"]):
         for batch in [16, 32, 64, 128, 256, 400] + torch.cuda.is_available() * [1024, 2048, 4096, 8192]:
             ready = ready_batch(classifier, batch).contiguous(memory_format=layout)
-            rates[batch] = best_rate(lambda ready=ready: network(ready), batch, task)
+            rates[batch] = best_rate(functools.partial(network, ready), batch, task)
     best = max(rates, key=rates.__getitem__)
     return {"rates": rates, "rate": rates[best], "batch": best}
 
@@ -91,12 +97,14 @@ def run_engine(classifier: Classifier, images: ImageSet, task: Result) -> Result
     evaluator = Evaluator(classifier, Engine(**task["engine"]), (height, width, channels))
     count = PASSES_PER_CALL * evaluator.micro_batch
     draw = np.random.default_rng(0)
-    rows, columns = draw.integers(height, size=(count, 1)), draw.integers(width, size=(count, 1))
-    colours = draw.integers(256, size=(count, 1, channels), dtype=np.uint8)
-    owners = np.arange(count) * len(images.ids) // count
-    pictures, owners, rows, columns, colours = (
-        torch.from_numpy(array).to(evaluator.device) for array in (images.images, owners, rows, columns, colours)
+    drawn = (
+        images.images,
+        np.arange(count) * len(images.ids) // count,
+        draw.integers(height, size=(count, 1)),
+        draw.integers(width, size=(count, 1)),
+        draw.integers(256, size=(count, 1, channels), dtype=np.uint8),
     )
+    pictures, owners, rows, columns, colours = (torch.from_numpy(array).to(evaluator.device) for array in drawn)
     candidates = Perturbation(rows, columns, colours)
     evaluate = evaluator.exact if task["exact"] else evaluator.screen
     rate = best_rate(lambda: evaluate(pictures, owners, candidates), count, task)
@@ -106,41 +114,88 @@ def run_engine(classifier: Classifier, images: ImageSet, task: Result) -> Result
 def run_onepix(classifier: Classifier, images: ImageSet, task: Result) -> Result:
     """Attack all images together, as onepix does; then attack resisting images again, to measure their time."""
     keep_memory()
-    settings = METHODS[task["method"]](method=task["method"], **task["settings"])
-    begun = clock()
-    done = attack_images(classifier, images, settings)
-    seconds = clock() - begun
+    settings = METHODS[task["method"]].model_validate({"method": task["method"], **task["settings"]})
+    meet(task, "all")
+    ends = Ends()
+    done = attack_images(classifier, images, settings, journal=cast("Journal", ends))
+    seconds = clock() - ends.begun
     records = done.records
     survived = judged(classifier, images, attacked_images(images.images, records))
-    resisting, begun = images.ids[~survived].tolist(), clock()
+    first = [None if pd.isna(count) else int(count) for count in records["queries_to_success"]]
+    resisting = images.ids[~survived].tolist() if task["again"] else []
+    meet(task, "resisting")
+    begun = clock()
     if resisting:
         attack_images(classifier, images.select(resisting), settings)
-    found = outcome(records["queries"].tolist(), seconds, clock() - begun, records["success"].tolist(), survived)
-    rechecked = int(records["rechecked"].sum()) / int(records["queries"].sum())
-    return {**found, **done.evaluation, "batch": done.evaluation["micro_batch"], "rechecked": rechecked}
+    return {
+        **outcome(records["queries"].tolist(), seconds, clock() - begun, records["success"].tolist(), survived),
+        **flips(first, [ends.seconds.get(index, seconds) for index in range(len(first))], survived),
+        **done.evaluation,
+        "batch": done.evaluation["micro_batch"],
+        "rechecked": int(records["rechecked"].sum()) / int(records["queries"].sum()),
+    }
+
+
+class Ends:
+    """Stands where a journal does: it stores nothing, and notes when each attack ends, in seconds."""
+
+    def __init__(self) -> None:
+        self.begun = clock()
+        self.seconds: dict[int, float] = {}
+
+    def with_facts(self, **_facts: Any) -> "Ends":
+        """Return itself."""
+        return self
+
+    def restore(self, attacks: Sequence[Any], _fields: Mapping[str, Tensor]) -> list[int]:
+        """Return all attacks: none was done before."""
+        return list(range(len(attacks)))
+
+    def write(self, _attacks: Sequence[Any], _fields: Mapping[str, Tensor], finished: Sequence[int]) -> None:
+        """Note the time."""
+        self.seconds.update(dict.fromkeys(finished, clock() - self.begun))
+
+
+def meet(task: Result, stage: str) -> None:
+    """Wait until all jobs of a task that runs in several have come here."""
+    if task["jobs"] == 1:
+        return
+    folder, begun = Path(task["meeting"]), perf_counter()
+    (folder / f"{stage}-{os.getpid()}").touch()
+    while len(list(folder.glob(f"{stage}-*"))) < task["jobs"]:
+        if perf_counter() - begun > PATIENCE:
+            raise SystemExit("the job beside this one did not come")
+        time.sleep(0.001)
 
 
 def run_library(classifier: Classifier, images: ImageSet, task: Result) -> Result:
     """Let a library attack one image after the other; count passes and judge what it returns."""
     # ART minimises the true class's output: with logits, that is another goal, and it misses flips.
     network = Counted(classifier, nn.Softmax(1) if task["kind"] == "ART" else nn.Identity()).eval()
-    attack = {"torchattacks": torchattacks_attack, "ART": art_attack}[task["kind"]](network, task)
+    attacks = {"torchattacks": torchattacks_attack, "Pixle": pixle_attack, "ART": art_attack}
+    attack = attacks[task["kind"]](network, task)
     floats = (images.images.transpose(0, 3, 1, 2) / 255).astype(np.float32)
-    seconds, passes, found = [], [], []
+    seconds: list[float] = []
+    known: list[float] = []
+    passes, first, found = [], [], []
     for image, label in zip(floats, images.labels.tolist(), strict=True):
-        np.random.seed(0)  # noqa: NPY002 (both libraries draw from the global stream, which they do not seed)
+        np.random.seed(0)  # noqa: NPY002 (all draw from the global stream, which they do not seed)
         torch.manual_seed(0)
-        network.rows, begun = 0, clock()
+        network.begin(label)
+        before, begun = sum(seconds), clock()
         found.append(attack(image[None], label)[0])
         seconds.append(clock() - begun)
         passes.append(network.rows)
+        first.append(network.first or network.rows)  # if rounding flips what did not flip: at the end
+        known.append(before + (network.first_at - begun if network.first else seconds[-1]))
     returned = np.stack(found)
     with torch.inference_mode(), exact_float32():
         claimed = network(torch.from_numpy(returned)).argmax(1).cpu().numpy() != images.labels
     survived = judged(classifier, images, (returned.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8))
     resisting = sum(s for s, fell in zip(seconds, survived, strict=True) if not fell)
     found_out = outcome(passes, sum(seconds), resisting, claimed.tolist(), survived)
-    return {**found_out, "precision": "float32", "batch": 128}  # the batch is both libraries' own default
+    batch = 1 if task["kind"] == "Pixle" else 128  # the libraries' own defaults
+    return {**found_out, **flips(first, known, survived), "precision": "float32", "batch": batch}
 
 
 def torchattacks_attack(network: "Counted", task: Result) -> LibraryAttack:
@@ -148,6 +203,15 @@ def torchattacks_attack(network: "Counted", task: Result) -> LibraryAttack:
     import torchattacks
 
     attack = torchattacks.OnePixel(network, pixels=1, steps=task["generations"], popsize=task["population"])
+    return lambda image, label: attack(torch.from_numpy(image), torch.tensor([label])).cpu().numpy()
+
+
+def pixle_attack(network: "Counted", task: Result) -> LibraryAttack:
+    """Return Pixle: a candidate copies one pixel of the image to another position, and is passed twice."""
+    import torchattacks
+
+    most = (task["budget"] - 1) // 2
+    attack = torchattacks.Pixle(network, x_dimensions=(1, 1), y_dimensions=(1, 1), restarts=1, max_iterations=most)
     return lambda image, label: attack(torch.from_numpy(image), torch.tensor([label])).cpu().numpy()
 
 
@@ -164,17 +228,42 @@ def art_attack(network: "Counted", task: Result) -> LibraryAttack:
 
 
 class Counted(nn.Module):
-    """The network for attack libraries: it takes floats in [0, 1], (N, C, H, W), and counts the images."""
+    """The network for attack libraries: it takes floats in [0, 1], (N, C, H, W), and counts the images.
+
+    Attributes
+    ----------
+    rows : int
+        Images since the last call of `begin`.
+    first : int
+        The first of them that is classified wrongly, counted from 1; 0 if none is. As it is passed: not rounded.
+    first_at : float
+        When the network had answered for it, in seconds.
+    """
 
     def __init__(self, classifier: Classifier, last: nn.Module) -> None:
         super().__init__()
-        self.classifier, self.last, self.rows = classifier, last, 0
+        self.classifier, self.last = classifier, last
+        self.begin(-1)
+
+    def begin(self, label: int) -> None:
+        """Count from 0, for an attack on an image of this class."""
+        self.label, self.rows, self.first, self.first_at = label, 0, 0, 0.0
+        self.before: tuple[Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images."""
-        self.rows += len(images)
+        """Classify images; if one is passed once more, by itself, it counts, and the answer is that of before."""
         mean, std = self.classifier.mean, self.classifier.std
-        outputs: Tensor = self.last(self.classifier.network((images.to(mean.device) - mean) / std))
+        images = images.to(mean.device)
+        if self.before and torch.equal(images, self.before[0]):
+            self.rows += 1
+            return self.before[1]
+        outputs: Tensor = self.last(self.classifier.network((images - mean) / std))
+        if not self.first:
+            wrong = (outputs.argmax(1) != self.label).nonzero()
+            if len(wrong):
+                self.first, self.first_at = self.rows + int(wrong[0]) + 1, clock()
+        self.rows += len(images)
+        self.before = (images.clone(), outputs) if len(images) == 1 else None
         return outputs
 
 
@@ -186,15 +275,25 @@ def outcome(passes: list[int], seconds: float, resisting: float, claimed: list[b
         "all": [sum(passes) / len(passes), seconds / len(passes)],
         "resisting": [sum(left) / len(left), resisting / len(left)] if left else None,
         "passes": passes,
+        "seconds": seconds,
         "claimed": claimed,
         "survived": survived.tolist(),
+    }
+
+
+def flips(first: Sequence[int | None], seconds: Sequence[float], survived: np.ndarray) -> Result:
+    """Return after how many passes and seconds each image's success was known: None for those that do not count."""
+    return {
+        "queries": [count if fell else None for count, fell in zip(first, survived.tolist(), strict=True)],
+        "known": [at if fell else None for at, fell in zip(seconds, survived.tolist(), strict=True)],
     }
 
 
 def judged(classifier: Classifier, images: ImageSet, returned: np.ndarray) -> np.ndarray:
     """Return which returned 8-bit images differ in one pixel at most and are classified wrongly in float32."""
     changed = (returned != images.images).any(axis=3).sum(axis=(1, 2))
-    return (changed <= 1) & (predicted(classifier, returned) != images.labels)
+    fell: np.ndarray = (changed <= 1) & (predicted(classifier, returned) != images.labels)
+    return fell
 
 
 def predicted(classifier: Classifier, images: np.ndarray) -> np.ndarray:

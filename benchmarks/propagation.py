@@ -55,7 +55,9 @@ def main(
             layers = tree["measures"].sizes["layer"]
             raw = sum(layer["max"].nbytes + layer["mean"].nbytes for layer in tree.children.values() if "max" in layer)
             begun = time.perf_counter()
-            layer_table(measured([tree]), None, Statistics())
+            measures = measured([tree])
+            assert measures is not None
+            layer_table(measures, None, Statistics())
             summed = time.perf_counter() - begun
     typer.echo(
         f"{architecture}, {layers} layers, {images} images, {device}, {torch.get_num_threads()} threads\n"

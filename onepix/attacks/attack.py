@@ -195,7 +195,8 @@ def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int, d
         margins = task.goal[attacks].margin(task.clean[attacks])
         return FirstOrder(margins, margins.new_zeros(len(attacks), colours.shape[1], height, width))
 
-    return Scanning(settings, task.pictures, prior, passes, keep_maps), most, {"gradient": lacking or "used"}
+    scanning = Scanning(settings, task.pictures, prior, passes, keep_maps)
+    return scanning, scanning.most, {"gradient": lacking or "used"}
 
 
 def _lacking_gradient(task: Task) -> str:

@@ -76,6 +76,11 @@ class Scanning:
     keep_maps : bool
         Keep the position maps of all images, not only of active ones.
 
+    Attributes
+    ----------
+    most : int
+        Passes per image at most: candidates of the set and of refinement, and backward passes.
+
     Notes
     -----
     Vargas and Su (2019), locality analysis: why the order works.
@@ -98,8 +103,10 @@ class Scanning:
         self.per_image = self.colours.shape[1] * self.positions
         refined = _refined(settings, self.positions, channels)
         self.descent = Descent(count, refined, channels, pictures.device) if refined else None
-        self.rounds = _refinement(settings, (self.height, self.width, channels)) // max(refined * 2 * channels, 1)
-        self.limit = _most_of_the_set(settings, self.per_image, passes, (self.height, self.width, channels))
+        shape = (self.height, self.width, channels)
+        self.rounds = _refinement(settings, shape) // max(refined * 2 * channels, 1)
+        self.limit = _most_of_the_set(settings, self.per_image, passes, shape)
+        self.most = self.limit + passes + _refinement(settings, shape)
         self.round_size = max(min(ROUND_SIZE, self.per_image), self.descent.round_size if self.descent else 0)
         self.spread = coarse_to_fine(self.colours.shape[1], self.height, self.width).to(pictures.device)
         self.active = torch.empty(0, dtype=torch.int64, device=pictures.device)

@@ -23,6 +23,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 PIXELS_PER_PASS = {"cpu": (1 << 17, 8, 128), "cuda": (1 << 22, 32, 4096)}
 
 
+FEWEST_EXACT = 8  # images per forward pass in float32: fewer take longer, each
+
+
 def keep_memory() -> None:
     """Tell glibc to keep freed memory: by default, each forward pass returns it and asks for it again.
 
@@ -89,6 +92,15 @@ def choose_micro_batch(wanted: int | str, device: str | torch.device, height: in
     pixels, fewest, most = PIXELS_PER_PASS.get(torch.device(device).type, PIXELS_PER_PASS["cuda"])
     fitting = max(pixels // (height * width), 1)
     return min(max(1 << (fitting.bit_length() - 1), fewest), most)
+
+
+def exact_batch(micro_batch: int) -> int:
+    """Return the images per forward pass in float32, for a micro-batch of screening.
+
+    A round evaluates few candidates again, and the last pass is filled up to its one size: a quarter of the micro-batch
+    is less to fill, and takes 1.03 times as long per image (ResNet-20 on a CPU; an eighth: 1.1, LeNet 1.4 and 1.6).
+    """
+    return min(micro_batch, max(micro_batch // 4, FEWEST_EXACT))
 
 
 def halving(evaluate: Callable[[int], T], size: int, name: str) -> tuple[T, int]:

@@ -12,14 +12,16 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from onepix.config.engine import Engine
-from onepix.engine.devices import choose_micro_batch, choose_precision, halving
+from onepix.engine.devices import choose_micro_batch, choose_precision, exact_batch, halving
+from onepix.engine.rewriting import rewrite
+from onepix.engine.tracing import trace
 from onepix.engine.windows import CleanMaps, WindowedNetwork
 from onepix.errors import OnepixError
 from onepix.networks.classifier import Classifier
 from onepix.networks.gate import logits_in, out_of_memory
 from onepix.pixels import Perturbation
 
-CLEAN_BATCH = 8  # clean images per pass; all their feature maps are kept for one round
+CLEAN_BATCH = 8  # clean images per pass; their feature maps are kept as long as they are screened
 FOLDING_ERROR = 1e-3  # of the largest logit: a folded network that differs by more is not the same network
 
 
@@ -140,7 +142,8 @@ class Evaluator:
     precision : str
         Precision of screening: `float32` or `bfloat16`. Networks in other precisions run as they are, under `float32`.
     micro_batch : int
-        Candidates per forward pass. If memory runs out, it is halved for the rest of the evaluator's life.
+        Candidates per forward pass when screening, `exact_batch` of it in float32. If memory runs out, it is halved for
+        the rest of the evaluator's life.
     bound : float
         A screened candidate with a smaller logit margin is evaluated in float32; NaN: found for each image.
     """
@@ -159,6 +162,7 @@ class Evaluator:
         height, width, channels = shape
         wanted = self.device.type == "cpu" if settings.windows == "auto" else settings.windows
         self._windowed = _windowed(self._network, (channels, height, width)) if wanted else None
+        self._clean, self._indices = CleanMaps({}), dict[bytes, int]()  # of the images of the last calls
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -188,11 +192,13 @@ class Evaluator:
 
     def classify(self, images: Tensor) -> Tensor:
         """Classify images in float32; parameters and return value as in `logits`."""
-        return self._halving(lambda size: logits(self.classifier, images, size))
+        return self._halving(lambda size: logits(self.classifier, images, exact_batch(size)))
 
     def exact(self, images: Tensor, owners: Tensor, candidates: Perturbation) -> Tensor:
         """Classify candidates in float32; parameters and return value as in `candidate_logits`."""
-        return self._halving(lambda size: candidate_logits(self.classifier, images, owners, candidates, size))
+        return self._halving(
+            lambda size: candidate_logits(self.classifier, images, owners, candidates, exact_batch(size))
+        )
 
     @torch.inference_mode()
     def screen(self, images: Tensor, owners: Tensor, candidates: Perturbation) -> Tensor:
@@ -214,10 +220,7 @@ class Evaluator:
 
     def _screen_windows(self, images: Tensor, owners: Tensor, candidates: Perturbation, size: int) -> Tensor:
         assert self._windowed is not None
-        batches = [self.classifier.scaled(filled(batch, CLEAN_BATCH)) for batch in torch.split(images, CLEAN_BATCH)]
-        with self.classifier.telling(images.shape):
-            parts = [self._windowed.clean(batch).maps for batch in batches]
-        clean = CleanMaps({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        clean, owners = self._clean_maps(self._windowed, images, owners)
         colours = self.classifier.scaled(candidates.values[:, None])[:, :, 0, 0]
         outputs = []
         for part in torch.split(torch.arange(len(candidates), device=self.device), size):
@@ -226,6 +229,27 @@ class Evaluator:
             run = functools.partial(self._windowed, clean, owners[whole], rows, columns, colours[whole])
             outputs.append(self.classifier.logits_of(run, (size, *images.shape[1:]))[: len(part)])
         return joined(outputs, self.classifier.name)
+
+    def _clean_maps(self, windowed: WindowedNetwork, images: Tensor, owners: Tensor) -> tuple[CleanMaps, Tensor]:
+        """Return clean maps, and the index in them of each candidate's image.
+
+        The maps of the images of the last call are kept: a search screens the same images round by round. Where all
+        images are known, nothing is dropped either; otherwise, the maps are those of the given images.
+        """
+        names = [image.tobytes() for image in images.cpu().numpy()]
+        new = {name: index for index, name in enumerate(names) if name not in self._indices}
+        if new:
+            wanted = set(names)
+            kept = {name: index for name, index in self._indices.items() if name in wanted}
+            parts = [{key: maps[list(kept.values())] for key, maps in self._clean.maps.items()}] if kept else []
+            for batch in torch.split(images[list(new.values())], CLEAN_BATCH):
+                seen = self.classifier.scaled(filled(batch, CLEAN_BATCH))
+                with self.classifier.telling(images.shape):
+                    maps = windowed.clean(seen).maps
+                parts.append({key: values[: len(batch)] for key, values in maps.items()})
+            self._clean = CleanMaps({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+            self._indices = {name: index for index, name in enumerate((*kept, *new))}
+        return self._clean, torch.tensor([self._indices[name] for name in names], device=owners.device)[owners]
 
     def _halving(self, evaluate: Callable[[int], Tensor]) -> Tensor:
         """Call with the micro-batch, which is halved for the rest of this evaluator's life if memory runs out."""
@@ -256,9 +280,11 @@ def _screening_network(classifier: Classifier, fold: bool, shape: tuple[int, int
     if fold:
         # torch.fx runs the network's code on placeholders, where it may raise anything.
         with contextlib.suppress(Exception, SystemExit):
-            folded = fuse(network)
+            height, width, channels = shape
+            folded = fuse(trace(network, (channels, height, width)), no_trace=True)
             if isinstance(folded, fx.GraphModule):
                 _keep_head(folded)
+                rewrite(folded, (channels, height, width))
                 folded = folded.to(memory_format=torch.channels_last)
                 if _agree(classifier, folded, shape):
                     return folded, True

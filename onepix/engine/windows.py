@@ -1,6 +1,5 @@
 """Evaluates one-pixel changes by recomputing only the parts of feature maps that the pixel can reach."""
 
-import copy
 import dataclasses
 import functools
 import operator
@@ -12,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from onepix.engine.fused import Chain, Prepared, chains, max_pool
+from onepix.engine.patches import Cut, Margins, Pair, Pixel, Span
+from onepix.engine.rewriting import repeat_channels
+from onepix.engine.tracing import asks_for_kind, with_shapes
 from onepix.errors import OnepixError
 
 # A window that is a larger part of its map saves less time than gathering it costs.
 LARGEST_SHARE = 0.5
-
-Pair = tuple[int, int]
-Margins = tuple[Pair, Pair]
-Pixel = tuple[Tensor, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +58,6 @@ class _Axis:
 
 
 Axes = tuple[_Axis, _Axis]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Window:
-    """The recomputed part of a map: values (N, C, h, w) of the candidates; the pixels determine where it lies."""
-
-    node: fx.Node
-    values: Tensor
 
 
 class _NotWindowedError(Exception):
@@ -110,15 +101,6 @@ class _Slide:
             for count, stride, kernel, dilation in zip(outputs, self.stride, self.kernel, self.dilation, strict=True)
         )
         return height, width
-
-    def margins(self, before: Axes, after: Axes) -> Margins:
-        """Return the padding that the whole map needs."""
-        seen = self.lengths((after[0].extent, after[1].extent))
-        rows, columns = (
-            (max(padding, 0), max(length - padding - axis.extent, 0))
-            for padding, length, axis in zip(self.padding, seen, before, strict=True)
-        )
-        return rows, columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +153,7 @@ def _max_pool(
         raise _NotWindowedError
     kernel, padding, dilation = _pair(kernel_size), _pair(padding), _pair(dilation)
     stride = _pair(stride or kernel)
-    apply = functools.partial(F.max_pool2d, kernel_size=kernel, stride=stride, dilation=dilation)
+    apply = functools.partial(max_pool, kernel_size=kernel, stride=stride, dilation=dilation)
     return _Slide(maps, kernel, stride, padding, dilation, -torch.inf, apply)
 
 
@@ -260,21 +242,12 @@ POINTWISE_FUNCTIONS = {
     *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
     *(torch.add, torch.sub, torch.mul, torch.div, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp),
     *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish),
-    *(F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus),
+    *(F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus, repeat_channels),
 }
 POINTWISE_METHODS = {
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "relu", "relu_", "sigmoid", "sigmoid_"),
     *("tanh", "tanh_", "clamp", "clamp_", "clone", "contiguous"),
 }
-ATTRIBUTES = {"shape", "ndim", "dtype", "device"}
-
-
-def _asks_for_kind(node: fx.Node) -> bool:
-    """Tell whether a node reads only a map's shape or the like, which does not depend on the pixels."""
-    attribute = node.target is getattr and node.args[1] in ATTRIBUTES
-    return len(node.all_input_nodes) == 1 and (
-        attribute or (node.op == "call_method" and node.target in ("size", "dim"))
-    )
 
 
 def _step(node: fx.Node, network: fx.GraphModule) -> Step:
@@ -297,6 +270,10 @@ def _step(node: fx.Node, network: fx.GraphModule) -> Step:
         node.op == "call_method" and node.target in POINTWISE_METHODS
     ):
         return _Pointwise(tuple(node.all_input_nodes))
+    if node.op == "call_function" and node.target is F.batch_norm and len(node.args) > 2:
+        if node.kwargs.get("training", (*node.args, False, False, False)[5]) or None in node.args[1:3]:
+            raise _NotWindowedError
+        return _Pointwise((node.all_input_nodes[0],))
     if node.op == "call_function" and node.target is torch.cat:
         if (*node.args[1:], *node.kwargs.values()) not in ((1,), (-3,)):
             raise _NotWindowedError
@@ -313,21 +290,26 @@ class _Plan:
         The nodes that are evaluated on windows, and how.
     axes : dict
         The windows of these nodes and of the image.
+    cuts : dict
+        How patches are cut out of a node's clean map, by this node and the node that reads it; None: whole maps.
     margins : dict
         The padding of the clean map that is kept, by node and by value of the padding.
     """
 
     def __init__(self, network: fx.GraphModule) -> None:
+        self.extents: Pair = (0, 0)  # of the image
         self.steps: dict[fx.Node, Step] = {}
         self.axes: dict[fx.Node, Axes] = {}
+        self.cuts: dict[tuple[fx.Node, fx.Node | None], tuple[Cut, float]] = {}
         self.margins: dict[fx.Node, dict[float, Margins]] = defaultdict(dict)
         dense: set[fx.Node] = set()
         for node in network.graph.nodes:
             changed = [source for source in node.all_input_nodes if source in self.axes or source in dense]
             if node.op == "placeholder" and not self.axes:  # further placeholders have defaults
                 height, width = node.meta["shape"][2:]
+                self.extents = height, width
                 self.axes[node] = _Axis(0, 0, 1, height), _Axis(0, 0, 1, width)
-            elif changed and not _asks_for_kind(node):
+            elif changed and not asks_for_kind(node):
                 try:
                     if not dense.isdisjoint(changed):
                         raise _NotWindowedError
@@ -350,10 +332,7 @@ class _Plan:
         self.steps[node], self.axes[node] = step, axes
         for source in changed:
             if self.axes[source] != axes:
-                if isinstance(step, _Slide):
-                    self._keep(source, step.fill, step.margins(self.axes[source], axes))
-                else:
-                    self._keep(source)
+                self._keep(source, node)
 
     def _joined(self, step: _Pointwise, node: fx.Node, changed: list[fx.Node]) -> Axes | None:
         """Return the windows that contain those of all operands, if they can be joined."""
@@ -371,32 +350,26 @@ class _Plan:
             joined.append(dataclasses.replace(along[0], first=first, last=last))
         return joined[0], joined[1]
 
-    def _keep(self, node: fx.Node, fill: float = 0.0, margins: Margins = ((0, 0), (0, 0))) -> None:
-        before = self.margins[node].get(fill, margins)
+    def _keep(self, source: fx.Node, reader: fx.Node | None = None) -> None:
+        """Keep a clean map for a node that reads windows of it with what is around them, or for those that read all."""
+        spans, step = [], self.steps[reader] if reader is not None else None
+        for along, axis in enumerate(self.axes[source]):
+            pixels = torch.arange(self.extents[along])
+            begins, length = torch.zeros_like(pixels), axis.extent
+            if reader is not None:
+                begins, length = self.axes[reader][along].start(pixels), self.axes[reader][along].size
+            if isinstance(step, _Slide):
+                begins, length = (
+                    begins * step.stride[along] - step.padding[along],
+                    step.lengths((length, length))[along],
+                )
+            spans.append(Span.around(begins, length, axis.start(pixels), axis.size))
+        cut, fill = Cut(*spans), step.fill if isinstance(step, _Slide) else 0.0
+        self.cuts[source, reader] = cut, fill
+        margins = cut.margins((self.axes[source][0].extent, self.axes[source][1].extent))
+        before = self.margins[source].get(fill, margins)
         rows, columns = ((max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(before, margins, strict=True))
-        self.margins[node][fill] = rows, columns
-
-
-class _ShapePass(fx.Interpreter):
-    """Notes the shape of every node, and which nodes write into which maps."""
-
-    def __init__(self, network: fx.GraphModule) -> None:
-        super().__init__(network)
-        self.overwritten: list[tuple[fx.Node, fx.Node, bool]] = []  # map, writer, whether it returns the map
-
-    def run_node(self, node: fx.Node) -> Any:
-        versions = {
-            source: value._version
-            for source, value in self.env.items()
-            if isinstance(value, Tensor) and not value.is_inference()
-        }
-        result = super().run_node(node)
-        if isinstance(result, Tensor):
-            node.meta["shape"] = result.shape
-        for source, version in versions.items():
-            if self.env[source]._version != version:
-                self.overwritten.append((source, node, self.env[source] is result))
-        return result
+        self.margins[source][fill] = rows, columns
 
 
 class _CleanPass(fx.Interpreter):
@@ -418,98 +391,166 @@ class _CleanPass(fx.Interpreter):
         return result
 
 
-class _WindowedPass(fx.Interpreter):
-    """Evaluates changes of clean images on windows, as planned."""
+Evaluate = Callable[["_Change"], Any]
 
-    def __init__(self, network: fx.GraphModule, plan: _Plan, clean: CleanMaps, owners: Tensor, pixel: Pixel) -> None:
-        super().__init__(network)
-        self.plan = plan
-        self.clean = clean
-        self.owners = owners
-        self.pixel = pixel
 
-    def run_node(self, node: fx.Node) -> Any:
+@dataclasses.dataclass
+class _Change:
+    """Changes of clean images while they are evaluated: values by node, of windows (N, C, h, w) or of whole maps."""
+
+    clean: CleanMaps
+    owners: Tensor
+    pixel: Pixel
+    values: Tensor
+    env: dict[fx.Node, Any] = dataclasses.field(default_factory=dict)
+
+
+class _Program:
+    """What is evaluated for changes of clean images, in order, as planned.
+
+    torch.fx has an interpreter, too. It takes longer than a small network takes on windows.
+    """
+
+    def __init__(self, network: fx.GraphModule, plan: _Plan) -> None:
+        self.network, self.plan = network, plan
+        self.whole: set[fx.Node] = set()  # which of the maps that are planned as windows are whole by now
+        self.chains = {last: chain for last, chain in chains(network).items() if self._is_uniform(last, chain)}
+        inner = {node for chain in self.chains.values() for node in chain.inner}
+        self.steps: list[tuple[fx.Node, Evaluate]] = []
+        for node in network.graph.nodes:
+            if node not in inner:
+                self._append(node)
+        last_use = {source: index for index, (node, _) in enumerate(self.steps) for source in self._reads(node)}
+        self.over: list[list[fx.Node]] = [[] for _ in self.steps]  # which values are not read again, by step
+        for source, index in last_use.items():
+            self.over[index].append(source)
+
+    def __call__(self, change: _Change) -> Any:
+        env = change.env
+        for (node, evaluate), over in zip(self.steps, self.over, strict=True):
+            env[node] = evaluate(change)
+            for source in over:
+                del env[source]
+        return env[node]
+
+    def _is_uniform(self, last: fx.Node, chain: Chain) -> bool:
+        """Tell whether all of a chain is evaluated on the same windows, or on whole maps."""
+        step = self.plan.steps.get(chain.layer)
+        convolved = isinstance(step, _Slide) and getattr(step.apply, "func", None) is F.conv2d
+        return len({self.plan.axes.get(node) for node in (*chain.inner, last)}) == 1 and (step is None or convolved)
+
+    def _reads(self, node: fx.Node) -> list[fx.Node]:
+        if node in self.chains:
+            return self.chains[node].reads
+        return node.all_input_nodes
+
+    def _append(self, node: fx.Node) -> None:
+        plan = self.plan
+        if node in plan.axes:
+            self.steps.append((node, self._on_windows(node)))
+            return
+        windows = [source for source in self._reads(node) if source in plan.axes and source not in self.whole]
+        if windows and asks_for_kind(node):
+            self.steps.append((node, self._kind(node, windows[0])))
+            return
+        for source in windows:
+            self.steps.append((source, self._patch(source, None)))
+            self.whole.add(source)
+        self.steps.append((node, self._on_maps(node)))
+
+    def _on_windows(self, node: fx.Node) -> Evaluate:
         step = self.plan.steps.get(node)
-        if step is None and node in self.plan.axes:
-            return _Window(node, super().run_node(node))
+        if step is None:
+            return lambda change: change.values
+        if node in self.chains:
+            chain = self.chains[node]
+            readers = (*chain.inner, node)  # the first reads maps, the second, if it is a sum, the other one
+            return self._layer(chain, [self._window(*read) for read in zip(chain.reads, readers, strict=False)], (0, 0))
         if isinstance(step, _Slide):
-            return _Window(node, self.slide(step, node))
-        if isinstance(step, _Pointwise):
-            return _Window(node, self.pointwise(step, node))
-        for source in node.all_input_nodes:
-            if isinstance(window := self.env[source], _Window):
-                if _asks_for_kind(node):
-                    return self.kind(window, node)
-                rows, columns = self.plan.axes[source]
-                corner = torch.zeros_like(self.owners)
-                self.env[source] = self.patch(window, 0.0, (corner, corner), (rows.extent, columns.extent))
-        return super().run_node(node)
+            window, apply, operands = self._window(step.maps, node), step.apply, step.operands
+            return lambda change: apply(window(change), *fx.map_arg(operands, change.env.__getitem__))
+        windows = {source: self._window(source, node) for source in step.maps}
+        call = _called(node, self.network)
 
-    def kind(self, window: _Window, node: fx.Node) -> Any:
-        rows, columns = self.plan.axes[window.node]
-        whole = window.values[:, :, :1, :1].expand(-1, -1, rows.extent, columns.extent)  # its values do not matter
-        return getattr(self, node.op)(node.target, (whole, *node.args[1:]), node.kwargs)
+        def evaluate(change: _Change) -> Any:
+            values = {source: window(change) for source, window in windows.items()}
+            args, kwargs = fx.map_arg((node.args, node.kwargs), {**change.env, **values}.__getitem__)
+            return call(*args, **kwargs)
 
-    def starts(self, node: fx.Node) -> Pixel:
-        """Return the first row and column of a node's windows, int64, shape (N,)."""
-        rows, columns = (axis.start(pixels) for axis, pixels in zip(self.plan.axes[node], self.pixel, strict=True))
-        return rows, columns
+        return evaluate
 
-    def slide(self, step: _Slide, node: fx.Node) -> Tensor:
-        axes, window = self.plan.axes[node], self.env[step.maps]
-        patch = window.values
-        if axes != self.plan.axes[step.maps]:
-            starts = zip(self.starts(node), step.stride, step.padding, strict=True)
-            top, left = (start * stride - padding for start, stride, padding in starts)
-            patch = self.patch(window, step.fill, (top, left), step.lengths((axes[0].size, axes[1].size)))
-        return step.apply(patch, *fx.map_arg(step.operands, self.env.__getitem__))
+    def _on_maps(self, node: fx.Node) -> Evaluate:
+        if node in self.chains:
+            chain = self.chains[node]
+            return self._layer(chain, [functools.partial(_value, source) for source in chain.reads])
+        if node.op == "output":
+            return lambda change: fx.map_arg(node.args[0], change.env.__getitem__)
+        if node.op == "placeholder":
+            return lambda _: node.args[0]
+        if node.op == "get_attr":
+            value = functools.reduce(getattr, str(node.target).split("."), self.network)
+            return lambda _: value
+        call, args, kwargs = _called(node, self.network), node.args, node.kwargs
+        if isinstance(call, nn.MaxPool2d) and _is_pool(call):
+            call = functools.partial(max_pool, kernel_size=_pair(call.kernel_size), stride=_pair(call.stride))
+        nodes = [arg for arg in args if isinstance(arg, fx.Node)]
+        if not kwargs and len(nodes) == len(args):
+            return lambda change: call(*[change.env[source] for source in nodes])
 
-    def pointwise(self, step: _Pointwise, node: fx.Node) -> Tensor:
-        axes = self.plan.axes[node]
-        values = {}
-        for source in step.maps:
-            value = self.env[source]
-            if isinstance(value, _Window) and self.plan.axes[source] == axes:
-                value = value.values
-            elif isinstance(value, _Window):
-                value = self.patch(value, 0.0, self.starts(node), (axes[0].size, axes[1].size))
-            values[source] = value
-        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        result: Tensor = getattr(self, node.op)(node.target, args, kwargs)
-        return result
+        def evaluate(change: _Change) -> Any:
+            given, named = fx.map_arg((args, kwargs), change.env.__getitem__)
+            return call(*given, **named)
 
-    def patch(self, window: _Window, fill: float, begins: Pixel, lengths: Pair) -> Tensor:
-        """Cut patches out of the padded clean maps, and put the values of the windows into them.
+        return evaluate
 
-        Returns
-        -------
-        Tensor
-            Shape (N, C, height, width), channels last in memory.
-        """
-        clean = self.clean.maps[window.node, fill]
-        (top, _), (left, _) = self.plan.margins[window.node][fill]
-        height, width, channels = clean.shape[1:]
-        rows = self.owners[:, None] * height + _steps(begins[0] + top, lengths[0])
-        cells = rows[:, :, None] * width + _steps(begins[1] + left, lengths[1])[:, None, :]
-        cells = F.pad(cells.flatten(), (0, 1))  # one more row, for values outside the patches
-        patch = clean.view(-1, channels).index_select(0, cells)
-        patch.index_copy_(0, self.targets(window, begins, lengths), window.values.permute(0, 2, 3, 1).flatten(0, 2))
-        return patch[:-1].view(-1, *lengths, channels).permute(0, 3, 1, 2)
+    def _layer(self, chain: Chain, reads: list[Evaluate], padding: Pair | None = None) -> Evaluate:
+        layer: Any = self.network.get_submodule(str(chain.layer.target))
+        apply = Prepared(layer, chain.rectified, padding)
+        return lambda change: apply(*[read(change) for read in reads])
 
-    def targets(self, window: _Window, begins: Pixel, lengths: Pair) -> Tensor:
-        """Return for each position of the windows its index in the patches, seen as a list of positions."""
-        starts, axes = self.starts(window.node), self.plan.axes[window.node]
-        rows, columns = (
-            _steps(start - begin, axis.size) for start, begin, axis in zip(starts, begins, axes, strict=True)
-        )
-        inside = ((rows >= 0) & (rows < lengths[0]))[:, :, None] & ((columns >= 0) & (columns < lengths[1]))[:, None, :]
-        rows = rows + torch.arange(len(rows), device=rows.device)[:, None] * lengths[0]
-        cells = rows[:, :, None] * lengths[1] + columns[:, None, :]
-        return torch.where(inside, cells, len(rows) * lengths[0] * lengths[1]).flatten()
+    def _kind(self, node: fx.Node, source: fx.Node) -> Evaluate:
+        call = _called(node, self.network)
+        rows, columns = self.plan.axes[source]
+
+        def evaluate(change: _Change) -> Any:
+            window = change.env[source]
+            whole = window[:, :, :1, :1].expand(-1, -1, rows.extent, columns.extent)  # its values do not matter
+            return call(whole, *node.args[1:], **node.kwargs)
+
+        return evaluate
+
+    def _window(self, source: fx.Node, reader: fx.Node) -> Evaluate:
+        """Return what a node on windows reads of another one."""
+        if (source, reader) in self.plan.cuts:
+            return self._patch(source, reader)
+        return functools.partial(_value, source)
+
+    def _patch(self, source: fx.Node, reader: fx.Node | None) -> Evaluate:
+        cut, fill = self.plan.cuts[source, reader]
+        padding, name = self.plan.margins[source][fill], (source, fill)
+        return lambda change: cut(change.clean.maps[name], padding, change.owners, change.pixel, change.env[source])
 
 
-def _steps(starts: Tensor, count: int) -> Tensor:
-    return starts[:, None] + torch.arange(count, device=starts.device)
+def _value(node: fx.Node, change: _Change) -> Any:
+    return change.env[node]
+
+
+def _is_pool(module: nn.MaxPool2d) -> bool:
+    """Tell whether a module does what `max_pool` does."""
+    if type(module) is not nn.MaxPool2d or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return (module.padding, module.dilation, module.return_indices, module.ceil_mode) == (0, 1, False, False)
+
+
+def _called(node: fx.Node, network: fx.GraphModule) -> Callable[..., Any]:
+    """Return what a node calls."""
+    if node.op == "call_module":
+        return network.get_submodule(str(node.target))
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda this, *args, **kwargs: getattr(this, name)(*args, **kwargs)
+    target: Callable[..., Any] = node.target  # type: ignore[assignment]
+    return target
 
 
 class WindowedNetwork:
@@ -543,8 +584,9 @@ class WindowedNetwork:
     def __init__(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
         if network.training:
             raise OnepixError("windowed evaluation: the network must be in evaluation mode")
-        self._network = _traced(network, shape)
+        self._network = with_shapes(network, shape)
         self._plan = _Plan(self._network)
+        self._program = _Program(self._network, self._plan)
         self.worthwhile = any(
             isinstance(step, _Slide) and (step.operands or max(step.kernel) > 1) for step in self._plan.steps.values()
         )
@@ -585,32 +627,5 @@ class WindowedNetwork:
         Tensor
             Output, (N, …). It differs from the output of the whole network only by rounding.
         """
-        run = _WindowedPass(self._network, self._plan, clean, owners, (rows, columns))
-        output: Tensor = run.run(values[:, :, None, None].clone())
+        output: Tensor = self._program(_Change(clean, owners, (rows, columns), values[:, :, None, None].clone()))
         return output
-
-
-def _graph(network: nn.Module) -> fx.GraphModule:
-    """Trace a network, or copy the graph of a traced one: tracing again would enter its leaf modules."""
-    if isinstance(network, fx.GraphModule):
-        return fx.GraphModule(network, copy.deepcopy(network.graph))
-    return fx.symbolic_trace(network)
-
-
-def _traced(network: nn.Module, shape: tuple[int, int, int]) -> fx.GraphModule:
-    """Trace a network, note the shape of every node, and let nodes after a write into a map read the writing node."""
-    like = next((tensor for tensor in network.parameters() if tensor.is_floating_point()), torch.empty(0))
-    try:
-        # Inference tensors have no version counter, which shows writing in place.
-        with torch.inference_mode(False), torch.no_grad():
-            traced = _graph(network)
-            run = _ShapePass(traced)
-            run.run(torch.zeros((1, *shape), device=like.device, dtype=like.dtype))
-    except (Exception, SystemExit) as error:  # the network's own code may raise anything
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise OnepixError(f"windowed evaluation: cannot trace the network on images {shape}: {reason}") from error
-    for source, writer, whole in run.overwritten:
-        if not whole and any(user > writer for user in source.users):
-            raise OnepixError(f"windowed evaluation: {writer} writes into a part of {source}, which is read later")
-        source.replace_all_uses_with(writer, delete_user_cb=functools.partial(operator.lt, writer))
-    return traced

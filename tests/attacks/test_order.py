@@ -188,10 +188,11 @@ def test_the_gradient_points_at_the_first_candidate():
     assert without["success"].tolist() == records["success"].tolist()
 
 
-def test_both_orders_give_equal_maps_to_the_last_bit():
+@pytest.mark.parametrize("name", ["lenet", pytest.param("resnet20", marks=pytest.mark.slow)])
+def test_both_orders_give_equal_maps_to_the_last_bit(name):
     """Under bfloat16 with windows: which margins are float32's depends on neither order nor stop rule."""
     images = onepix.bundled_images()
-    network = onepix.bundled_network("lenet")
+    network = onepix.bundled_network(name)
     some = images.select(images.ids[[3, 5]].tolist())
     engine = Engine(precision="bfloat16")
     done = [attack_images(network, some, scan(gradient=g), engine, keep_maps=True) for g in (True, False)]

@@ -1,5 +1,7 @@
 """Evaluation in micro-batches of one shape."""
 
+from unittest import mock
+
 import pytest
 import torch
 from analytic import blank, rule
@@ -197,7 +199,8 @@ def test_out_of_memory_the_micro_batch_is_halved():
         torch.testing.assert_close(evaluator.exact(images, owners, candidates), expected)
     torch.testing.assert_close(evaluator.screen(images, owners, candidates), expected)
     assert evaluator.facts["micro_batch"] == 4
-    assert classifier.network.sizes == [16, 8, 4, 4, 4, 4, 4, 4]
+    # Of 16 images, at least 8 are in a pass in float32; of 4, there are six passes for 21 candidates.
+    assert classifier.network.sizes == [8, 8, 4, 4, 4, 4, 4, 4]
 
 
 def test_no_memory_for_a_single_image():
@@ -214,3 +217,23 @@ def test_settings_that_are_left_to_onepix():
     assert choose_micro_batch(7, "cpu", 32, 32) == 7
     assert [choose_micro_batch("auto", "cpu", side, side) for side in (28, 32, 64, 224)] == [128, 128, 32, 8]
     assert [choose_micro_batch("auto", "cuda", side, side) for side in (32, 224)] == [4096, 64]
+
+
+def test_clean_maps_are_kept_as_long_as_an_image_is_screened(resnet):
+    """Each image is evaluated once, twice if it comes back, whatever the order and however often it is in a call."""
+    images, (_, candidates) = pictures(12), random_candidates(9)
+    engine = Engine(precision="float32", windows=True, micro_batch=4)
+    evaluator, seen = Evaluator(resnet, engine, (12, 9, 3)), []
+    windowed = evaluator._windowed
+    evaluator._windowed = mock.Mock(
+        side_effect=windowed, clean=lambda maps: seen.append(len(maps)) or windowed.clean(maps)
+    )
+    passes = []
+    for chosen in ([0, 1, 2], [2, 0], [1, 2, 2], list(range(2, 12)), [5, 0], [5, 0]):
+        owners = torch.arange(9) % len(chosen)
+        found = evaluator.screen(images[chosen], owners, candidates)
+        assert torch.equal(found, Evaluator(resnet, engine, (12, 9, 3)).screen(images[chosen], owners, candidates))
+        passes.append(len(seen))
+    assert passes == [1, 1, 1, 3, 4, 4], "9 new images are two passes"
+    assert set(seen) == {8}, "all passes have one shape"
+    assert {len(maps) for maps in evaluator._clean.maps.values()} == {2}, "no more are kept than the call needed"

@@ -125,7 +125,7 @@ def test_probabilities_are_warned_of_once_with_the_cure(case, said):
     pictures = load_bundled().select([0, 1])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        attack_images(wrapped(case), pictures, Scan(method="scan", budget=2), Engine(precision="float32"))
+        attack_images(wrapped(case), pictures, Scan(method="scan", budget=4), Engine(precision="float32"))
     (warning,) = caught
     assert said in str(warning.message)
     assert str(warning.message).endswith("return what goes into that function instead")

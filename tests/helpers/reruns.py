@@ -196,8 +196,8 @@ def _of_attacks() -> Iterator[Change]:
         "grid": (
             "scan",
             {**common, "target": 3, "budget": 100, "colours": "extremes", "levels": 4, "palette_size": 4, "refine": 1}
-            | {"stop": "first"},
-            {"palette_size"},
+            | {"refine_budget": 60, "gradient": False, "stop": "first"},
+            {"palette_size", "refine_budget"},  # nothing is refined
         ),
         "palette": ("scan", {"levels": 4, "palette_size": 4}, {"levels"}),
     }

@@ -10,6 +10,8 @@ from torch.overrides import TorchFunctionMode
 from onepix.engine.windows import WindowedNetwork
 
 Changes = tuple[Tensor, Tensor, Tensor, Tensor]
+FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)  # not in every build of PyTorch
+CONVOLUTIONS = (F.conv2d, FUSED, getattr(FUSED, "binary", None))
 
 
 def pictures(count: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -42,7 +44,7 @@ class Positions(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function is F.conv2d:
+        if function in CONVOLUTIONS:
             self.extents.append(tuple(result.shape[2:]))
         return result
 
