@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from onepix.config.attacks import Scan
 from onepix.figures.style import (
     BLUE,
     DOUBLE,
@@ -89,9 +88,8 @@ def tasks(quick: bool) -> list[Result]:
     # The scan ends by itself, after all its candidates.
     first = {"stop": "first", **({"budget": 600} if quick else {})}
     orders = [("scan", {"gradient": True}), ("scan, black box", {"gradient": False})]
-    scans = orders if "gradient" in Scan.model_fields else [("scan, black box", {})]
     onepix = [
-        *((label, "scan", {**first, **order}) for label, order in scans),
+        *((label, "scan", {**first, **order}) for label, order in orders),
         ("DE of the paper", "differential_evolution", evolution),
         ("DE best1bin", "differential_evolution", {"variant": "best1bin", **evolution}),
         ("random search", "random_search", {"budget": most}),

@@ -216,9 +216,9 @@ def run_search(
         new = torch.tensor(waiting[:free], dtype=torch.int64, device=device)
         waiting = waiting[free:]
         method.admit(new.tolist())
-        _calibrate(task, outcome, new, bounds)
-        outcome.queries[new] = method.passes
         active = torch.cat([active, new])
+        _calibrate(task, outcome, active, len(new), bounds)
+        outcome.queries[new] = method.passes
         candidates, valid = method.propose()
         left = budget - outcome.queries[active]
         valid &= torch.arange(method.round_size, device=device) < left[:, None]
@@ -255,29 +255,31 @@ def _evaluate(task: Task, active: Tensor, candidates: Perturbation, valid: Tenso
     return _gathered(task, goal, logits, owners, which, valid, rechecked, errors / limits)
 
 
-def _calibrate(task: Task, outcome: Outcome, new: Tensor, bounds: Tensor) -> None:
-    """Find the margins below which candidates of new attacks are evaluated in float32, from a sample of candidates.
+def _calibrate(task: Task, outcome: Outcome, active: Tensor, count: int, bounds: Tensor) -> None:
+    """Find the margins below which candidates are evaluated in float32, from a sample, for the last active attacks.
 
     The sample is the same for each image and each order of candidates, spread over positions and colours, and no search
     learns of it. The error of a margin is at most twice that of its logits; the rest of the factor is for other
     candidates.
     """
-    if not len(new) or not bounds[new].isnan().all():
+    new = active[len(active) - count :]
+    if not count or not bounds[new].isnan().all():
         return
     sample = calibration_sample(task.pictures.shape[1:], outcome.best.rows.shape[1], new.device)
-    owners = torch.arange(len(new), device=new.device).repeat_interleave(len(sample))
-    candidates = sample[torch.arange(len(sample), device=new.device).repeat(len(new))]
-    pictures, goal = task.pictures[new], task.goal[new[owners]]
+    # All active images are given, since the evaluator forgets the clean maps of those that are not.
+    owners = torch.arange(len(active) - count, len(active), device=new.device).repeat_interleave(len(sample))
+    candidates = sample[torch.arange(len(sample), device=new.device).repeat(count)]
+    pictures, goal = task.pictures[active], task.goal[active[owners]]
     screened, exact = (
         evaluate(pictures, owners, candidates) for evaluate in (task.evaluator.screen, task.evaluator.exact)
     )
     if not exact.isfinite().all():
         raise OnepixError(NOT_FINITE)
-    error = (exact - screened).abs().nan_to_num(torch.inf).reshape(len(new), -1).amax(1)
+    error = (exact - screened).abs().nan_to_num(torch.inf).reshape(count, -1).amax(1)
     rounding = ROUNDINGS * EPSILON[task.evaluator.precision] * task.clean[new].abs().amax(1)
     bounds[new] = torch.maximum(SAFETY * error, rounding)
     of_margins = (goal.margin(exact, task.settings) - goal.margin(screened, task.settings)).abs()
-    outcome.screening_error[new] = (of_margins.reshape(len(new), -1).amax(1) / bounds[new]).nan_to_num(0.0)
+    outcome.screening_error[new] = (of_margins.reshape(count, -1).amax(1) / bounds[new]).nan_to_num(0.0)
 
 
 def calibration_sample(shape: Sequence[int], pixels: int, device: torch.device) -> Perturbation:

@@ -8,11 +8,13 @@ from analytic import blank, rule
 from scipy import stats
 from torch import nn
 
+import onepix
 from onepix.analysis.positions import scan_maps
 from onepix.attacks.attack import attack_images
 from onepix.attacks.differential_evolution import Evolution
 from onepix.attacks.goal import Goal
 from onepix.attacks.scan import colour_sets
+from onepix.attacks.search import CALIBRATION, calibration_sample
 from onepix.config.attacks import DifferentialEvolution, RandomSearch, Scan
 from onepix.config.engine import Engine
 from onepix.engine.evaluator import logits
@@ -402,6 +404,52 @@ def test_a_margin_within_the_bound_is_float32s():
     near = screened <= 1.0
     np.testing.assert_array_equal(screened[near], exact[near])
     assert (screened[~near] != exact[~near]).any()
+
+
+def test_the_sample_that_calibrates_screening_is_spread_over_positions_and_colours():
+    for shape, pixels in (((32, 32, 3), 1), ((20, 8, 1), 1), ((32, 32, 3), 2)):
+        sample = calibration_sample(shape, pixels, torch.device("cpu"))
+        assert (len(sample), sample.values.shape) == (CALIBRATION, (CALIBRATION, pixels, shape[2]))
+        for pixel in range(pixels):
+            rows, columns = sample.rows[:, pixel] * 4 // shape[0], sample.columns[:, pixel] * 4 // shape[1]
+            cells = set(zip(rows.tolist(), columns.tolist(), strict=True))
+            assert len(cells) == 16 if pixel == 0 else len(cells) > 8
+        dark = (sample.values < 128).float().mean((0, 1))
+        assert ((dark - 0.5).abs() <= 0.13).all(), "each channel is dark as often as bright"
+        extreme = sample.values[::2]
+        assert ((extreme == 0) | (extreme == 255)).all()
+
+
+@pytest.mark.parametrize("method", ["scan", "random_search"])
+def test_the_largest_error_of_screening_is_stated(method):
+    """With a bound of 0.8, margins up to 0.8 are evaluated again: sums of 0 to 4.55 in hundreds, off by 0.3 · sin."""
+    settings = scan(colours="grid", levels=256) if method == "scan" else random_search(budget=2000, stop="budget")
+    engine = Engine(precision="bfloat16", fold=False, windows=False, bound=0.8)
+    done = attack_images(Classifier(Hasty()).eval(), blank(1, 1, 2, channels=1), settings, engine)
+    assert done.evaluation["screening_error"] == 0.0, "the sum stays below 256, the margin above 2.5"
+    bright = blank(1, 1, 2, channels=1, value=230)
+    done = attack_images(Classifier(Hasty()).eval(), bright, settings, engine)
+    sums = np.arange(230, 486)
+    margins = -(sums / 100 - 5.05)
+    screened = margins - 0.3 * np.sin(sums)
+    errors = np.abs(margins - screened)[screened <= 0.8] / 0.8
+    assert done.evaluation["screening_error"] == pytest.approx(errors.max(), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_on_an_all_black_image_screening_stays_within_its_bound():
+    """Of all images that were tried, it comes closest; every candidate is evaluated again."""
+    resnet20 = onepix.bundled_network("resnet20")
+    black = images_of(resnet20, 1, (32, 32, 3), 10)
+    black.images[:] = 0
+    black.labels[:] = resnet20(torch.from_numpy(black.images)).argmax(1).item()
+    engine = Engine(precision="bfloat16")
+    screened = attack_images(resnet20, black, scan(), engine, keep_maps=True)
+    exact = attack_images(resnet20, black, scan(), EVERYTHING, keep_maps=True)
+    np.testing.assert_array_equal(screened.maps.classes < 0, exact.maps.classes < 0)
+    assert 0 < screened.evaluation["screening_error"] < 1
+    flips = [done.maps.margins < 0 for done in (screened, exact)]
+    np.testing.assert_array_equal(*flips)
 
 
 METHODS = [
