@@ -15,7 +15,7 @@ run report: export SLURM_CONF := /dev/null
 
 run: $(VENV)/ready
 	@snakemake --cores $(CORES) --workflow-profile workflow/profiles/default
-	@echo "Look at results/cifar10-sample/resnet20/one-pixel/figures/strip_success.png; tables are in results/tables."
+	@echo "Look at results/cifar10-sample/resnet20/scan/figures/strip_success.png; tables are in results/tables."
 
 report: run
 	@snakemake --cores 1 --report report.html

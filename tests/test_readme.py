@@ -24,7 +24,7 @@ PRINTED = {"reading results": "reach", "in a notebook": "adversarial_class", "wr
     ("snippet", "printed"), list(zip(blocks("python"), PRINTED.values(), strict=True)), ids=list(PRINTED)
 )
 def test_snippets_run(snippet, printed, finished_study):
-    snippet = snippet.replace("results/cifar10-sample/resnet20/one-pixel", "results/sample/resnet20/de")
+    snippet = snippet.replace("results/cifar10-sample/resnet20/scan", "results/sample/resnet20/de")
     run = subprocess.run(
         [sys.executable, "-c", snippet], cwd=finished_study.folder, text=True, capture_output=True, check=False
     )

@@ -13,6 +13,7 @@ from onepix.files.records import read_records, write_records
 from onepix.images import ImageSet
 from onepix.networks.classifier import Classifier
 
+SCAN = Scan(method="scan", gradient=False)  # the networks here have none
 NAMES = ["probability_classes", "probabilities_before", "probabilities_after"]
 
 
@@ -37,7 +38,7 @@ def of_classes(count: int, images: int, labels) -> ImageSet:
 def test_up_to_twenty_classes_all_are_recorded(classes, tmp_path):
     clean, changed = np.arange(classes) / 10, np.arange(classes)[::-1] / 10
     images = of_classes(classes, 2, [classes - 1, 0])
-    records = attack_images(Classifier(Fixed(clean, changed)).eval(), images, Scan(method="scan")).records
+    records = attack_images(Classifier(Fixed(clean, changed)).eval(), images, SCAN).records
     write_records(records, tmp_path / "records.parquet")
     attacked, not_eligible = (row for _, row in read_records([tmp_path / "records.parquet"])[NAMES].iterrows())
     before, after = (np.exp(logits) / np.exp(logits).sum() for logits in (clean, changed))
@@ -68,7 +69,7 @@ def test_of_many_classes_the_likeliest_and_those_concerned():
 def test_probabilities_are_those_of_the_other_columns():
     """The true class's probability, the target's and the largest are among them, to the last bit."""
     classifier = Classifier(Fixed([5, 1, 2], [1, 2, 5])).eval()
-    record = attack_images(classifier, of_classes(3, 1, [0]), Scan(method="scan", target=2)).records.iloc[0]
+    record = attack_images(classifier, of_classes(3, 1, [0]), SCAN.model_copy(update={"target": 2})).records.iloc[0]
     before, after = record["probabilities_before"], record["probabilities_after"]
     assert (before[0], after[0]) == (record["true_probability_before"], record["true_probability_after"])
     assert after[2] == record["target_probability_after"] == record["adversarial_confidence"] == after.max()

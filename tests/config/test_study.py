@@ -144,9 +144,9 @@ def test_lists_whose_order_means_nothing_have_one_order():
         ({"method": "random_search"}, {"true_threshold", "target_threshold"}),
         ({"method": "random_search", "stop": "budget"}, {"target_threshold"}),
         ({"stop": "budget", "target": 3}, {"true_threshold"}),
-        ({"method": "scan"}, {"levels", "palette_size"}),
-        ({"method": "scan", "colours": "grid"}, {"palette_size"}),
-        ({"method": "scan", "colours": "palette"}, {"levels"}),
+        ({"method": "scan"}, {"levels", "palette_size", "refine_budget"}),
+        ({"method": "scan", "colours": "grid", "refine": 1}, {"palette_size"}),
+        ({"method": "scan", "colours": "palette", "refine": 1}, {"levels"}),
     ],
 )
 def test_keys_that_make_no_difference(attack, idle):

@@ -39,6 +39,7 @@ def made_up() -> pd.DataFrame:
             "flip_values": [[[255, 0, 7]], None, [[0, 0, 0]], None, None],
             "queries_to_threshold": pd.array([None] * 5, dtype="Int64"),
             **{f"threshold_{name}": [None] * 5 for name in ("rows", "columns", "values")},
+            "backward_passes": 0,
             "rechecked": [64, 70, 64, 64, 0],
             "generations": [0, 2, 1, 2, 0],
             "seed": 0,

@@ -13,6 +13,8 @@ rule attack:
     conda:
         "../../environment.yml"
     threads: 1
+    # The longest jobs first, side by side: what follows fills the gaps, and no long job is left to run alone at the end.
+    priority: 1
     resources:
         gpu=GPU,
         mem_mb=growing(4000),
