@@ -300,8 +300,9 @@ def test_separable_windows():
     assert computed(SEPARABLE.float().eval(), (1, 64, 48)) == [(2, 2), (3, 3), (3, 3), (5, 5)]
 
 
-def test_a_candidate_does_not_depend_on_its_company():
-    network = fuse(load_network_file(bundled()["resnet20"]).network)
+@pytest.mark.parametrize("name", ["resnet20", "lenet"])
+def test_a_candidate_does_not_depend_on_its_company(name):
+    network = fuse(load_network_file(bundled()[name]).network)
     images = pictures(4, (3, 32, 32), torch.float32)
     change = tuple(part[:48] for part in changes(images, 60))
     others = tuple(part.roll(5, 0) for part in change)
