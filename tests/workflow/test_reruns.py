@@ -193,7 +193,7 @@ COMMENT = ('"""\n', '"""  # edited\n')  # files are compared by content
         ("config/figures.py", ("A Matplotlib colour map.", "A colour map of Matplotlib."), RECORDED),
         ("config/figures.py", ("    dpi: int", "    grid: bool = False\n    dpi: int"), RECORDED),
         ("config/study.py", COMMENT, {"configuration": 1}),
-        ("files/records.py", ('Format("attack records", 2)', 'Format("attack records", 3)'), {**ATTACKS, **TRACE}),
+        ("files/records.py", ('Format("attack records", 3)', 'Format("attack records", 4)'), {**ATTACKS, **TRACE}),
         ("process.py", COMMENT, {}),
         ("jobs/__main__.py", COMMENT, {}),
         ("cli.py", COMMENT, {}),
@@ -216,7 +216,7 @@ def test_results_of_another_version_are_told_at_the_start(study_copy, capsys):
     with workflow(study_copy.folder, SMALL):
         pass
     assert capsys.readouterr().err.splitlines()[0] == (
-        "onepix: 2 results hold attack records of version 0, expected version 2: "
+        "onepix: 2 results hold attack records of version 0, expected version 3: "
         "these and all results made from them will be made again"
     )
 
