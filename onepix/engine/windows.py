@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from onepix.engine.fused import Chain, Prepared, chains, max_pool
 from onepix.engine.patches import Cut, Margins, Pair, Places, Span
-from onepix.engine.rewriting import repeat_channels
+from onepix.engine.sliding import Axes, Axis, NotWindowedError, Pointwise, Slide, Step, pair, step_of
 from onepix.engine.tracing import asks_for_kind, with_shapes
 from onepix.errors import OnepixError
 
@@ -33,252 +32,6 @@ class CleanMaps:
     """
 
     maps: dict[tuple[fx.Node, float], Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Axis:
-    """The cone of a pixel along one axis of a map.
-
-    Pixel r can change only the positions ceil((r + first) / jump) to floor((r + last) / jump). The window has the
-    largest length that this can have for any r; where it would leave the map, it is moved into the map.
-    """
-
-    first: int
-    last: int
-    jump: int
-    extent: int
-
-    @property
-    def size(self) -> int:
-        return min((self.last - self.first) // self.jump + 1, self.extent)
-
-    def start(self, pixels: Tensor) -> Tensor:
-        ceiling = (pixels + (self.first + self.jump - 1)).div(self.jump, rounding_mode="floor")
-        return ceiling.clamp(0, self.extent - self.size)
-
-
-Axes = tuple[_Axis, _Axis]
-
-
-class _NotWindowedError(Exception):
-    """A node has to be evaluated densely."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Slide:
-    """An operation that slides a kernel over a map: output i sees positions from i · stride − padding on.
-
-    `apply` takes a padded map and the operands.
-    """
-
-    maps: fx.Node
-    kernel: Pair
-    stride: Pair
-    padding: Pair  # before the map; the padding after it follows from the shape of the output
-    dilation: Pair
-    fill: float
-    apply: Callable[..., Tensor]
-    operands: tuple[Any, ...] = ()
-
-    def axes(self, before: Axes, shape: torch.Size) -> Axes:
-        rows, columns = (
-            _Axis(
-                axis.first + (padding - (kernel - 1) * dilation) * axis.jump,
-                axis.last + padding * axis.jump,
-                axis.jump * stride,
-                extent,
-            )
-            for axis, kernel, stride, padding, dilation, extent in zip(
-                before, self.kernel, self.stride, self.padding, self.dilation, shape[2:], strict=True
-            )
-        )
-        return rows, columns
-
-    def lengths(self, outputs: Pair) -> Pair:
-        """Return how many positions of the padded map so many outputs see."""
-        height, width = (
-            (count - 1) * stride + (kernel - 1) * dilation + 1
-            for count, stride, kernel, dilation in zip(outputs, self.stride, self.kernel, self.dilation, strict=True)
-        )
-        return height, width
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pointwise:
-    """An operation on each position separately, of one map or of several of the same size."""
-
-    maps: tuple[fx.Node, ...]
-
-
-Step = _Slide | _Pointwise
-
-
-def _pair(value: object) -> Pair:
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, tuple | list) and all(isinstance(part, int) for part in value) and len(value) in (1, 2):
-        return value[0], value[-1]
-    raise _NotWindowedError
-
-
-def _conv(
-    maps: fx.Node,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> _Slide:
-    kernel = _pair(tuple((weight.meta["shape"] if isinstance(weight, fx.Node) else weight.shape)[2:]))
-    stride, dilation = _pair(stride), _pair(dilation)
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        padding = tuple((length - 1) * step // 2 for length, step in zip(kernel, dilation, strict=True))
-    apply = functools.partial(F.conv2d, stride=stride, dilation=dilation, groups=groups)
-    return _Slide(maps, kernel, stride, _pair(padding), dilation, 0.0, apply, (weight, bias))
-
-
-def _max_pool(
-    maps: fx.Node,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,  # noqa: ARG001 - changes only the size of the output, which is known
-    return_indices: bool = False,
-) -> _Slide:
-    if return_indices:
-        raise _NotWindowedError
-    kernel, padding, dilation = _pair(kernel_size), _pair(padding), _pair(dilation)
-    stride = _pair(stride or kernel)
-    apply = functools.partial(max_pool, kernel_size=kernel, stride=stride, dilation=dilation)
-    return _Slide(maps, kernel, stride, padding, dilation, -torch.inf, apply)
-
-
-def _avg_pool(
-    maps: fx.Node,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> _Slide:
-    kernel, padding = _pair(kernel_size), _pair(padding)
-    stride = _pair(stride or kernel)
-    if ceil_mode or (padding != (0, 0) and not count_include_pad):
-        raise _NotWindowedError  # the divisor differs along the edge
-    apply = functools.partial(F.avg_pool2d, kernel_size=kernel, stride=stride, divisor_override=divisor_override)
-    return _Slide(maps, kernel, stride, padding, (1, 1), 0.0, apply)
-
-
-def _pad(maps: fx.Node, pad: Any, mode: str = "constant", value: float | None = None) -> _Slide:
-    if not isinstance(pad, tuple | list):
-        raise _NotWindowedError
-    pad = tuple(pad) + (0,) * (8 - len(pad))
-    if mode != "constant" or not all(isinstance(part, int) for part in pad) or any(pad[6:]):
-        raise _NotWindowedError
-    fill = 0.0 if value is None else value
-    apply = functools.partial(F.pad, pad=(0, 0, 0, 0, *pad[4:6]), value=fill)
-    return _Slide(maps, (1, 1), (1, 1), (pad[2], pad[0]), (1, 1), fill, apply)
-
-
-def _strided(maps: fx.Node, index: Any) -> _Slide:
-    """Treat a slice as a kernel of one position; its end follows from the shape of the output."""
-    index = index + (slice(None),) * (4 - len(index)) if isinstance(index, tuple) else ()
-    bounds = [bound for part in index if isinstance(part, slice) for bound in (part.start, part.stop, part.step)]
-    if len(bounds) != 12 or not all(bound is None or isinstance(bound, int) for bound in bounds):
-        raise _NotWindowedError
-    batch, channels, rows, columns = index
-    start, stride = (rows.start or 0, columns.start or 0), (rows.step or 1, columns.step or 1)
-    if batch != slice(None) or min(start) < 0:
-        raise _NotWindowedError
-
-    def apply(patch: Tensor) -> Tensor:
-        return patch[:, channels, :: stride[0], :: stride[1]]
-
-    return _Slide(maps, (1, 1), stride, (-start[0], -start[1]), (1, 1), 0.0, apply)
-
-
-def _conv_module(maps: fx.Node, module: nn.Conv2d) -> _Slide:
-    if module.padding_mode != "zeros":
-        raise _NotWindowedError
-    return _conv(maps, module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups)
-
-
-SLIDING_MODULES: dict[type[nn.Module], Callable[[fx.Node, Any], _Slide]] = {
-    nn.Conv2d: _conv_module,
-    nn.MaxPool2d: lambda maps, module: _max_pool(
-        maps, module.kernel_size, module.stride, module.padding, module.dilation, return_indices=module.return_indices
-    ),
-    nn.AvgPool2d: lambda maps, module: _avg_pool(
-        maps,
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.ceil_mode,
-        module.count_include_pad,
-        module.divisor_override,
-    ),
-    nn.ZeroPad2d: lambda maps, module: _pad(maps, module.padding),
-}
-SLIDING_FUNCTIONS: dict[Any, Callable[..., _Slide]] = {
-    F.conv2d: _conv,
-    F.max_pool2d: _max_pool,
-    torch.max_pool2d: _max_pool,
-    F.avg_pool2d: _avg_pool,
-    F.pad: _pad,
-    operator.getitem: _strided,
-}
-POINTWISE_MODULES = {
-    *(nn.Identity, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU),
-    *(nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh),
-    *(nn.Softplus, nn.Softsign),
-}
-POINTWISE_FUNCTIONS = {
-    *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg),
-    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
-    *(torch.add, torch.sub, torch.mul, torch.div, torch.relu, torch.relu_, torch.sigmoid, torch.tanh, torch.clamp),
-    *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish),
-    *(F.hardsigmoid, F.hardtanh, F.sigmoid, F.tanh, F.softplus, repeat_channels),
-}
-POINTWISE_METHODS = {
-    *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "relu", "relu_", "sigmoid", "sigmoid_"),
-    *("tanh", "tanh_", "clamp", "clamp_", "clone", "contiguous"),
-}
-
-
-def _step(node: fx.Node, network: fx.GraphModule) -> Step:
-    """Return how a node is evaluated on windows."""
-    if node.op == "call_module":
-        module = network.get_submodule(str(node.target))
-        kind = type(module)
-        hooked = module._forward_hooks or module._forward_pre_hooks  # hooks expect whole maps
-        if hooked or node.kwargs or len(node.args) != 1:
-            raise _NotWindowedError
-        if kind in SLIDING_MODULES:
-            return SLIDING_MODULES[kind](node.all_input_nodes[0], module)
-        drops = isinstance(module, nn.Dropout | nn.Dropout2d | nn.BatchNorm2d) and module.training
-        estimates = isinstance(module, nn.BatchNorm2d) and module.running_mean is None
-        if kind in POINTWISE_MODULES and not drops and not estimates:
-            return _Pointwise((node.all_input_nodes[0],))
-    if node.op == "call_function" and node.target in SLIDING_FUNCTIONS and "input" not in node.kwargs:
-        return SLIDING_FUNCTIONS[node.target](*node.args, **node.kwargs)
-    if (node.op == "call_function" and node.target in POINTWISE_FUNCTIONS and "out" not in node.kwargs) or (
-        node.op == "call_method" and node.target in POINTWISE_METHODS
-    ):
-        return _Pointwise(tuple(node.all_input_nodes))
-    if node.op == "call_function" and node.target is F.batch_norm and len(node.args) > 2:
-        if node.kwargs.get("training", (*node.args, False, False, False)[5]) or None in node.args[1:3]:
-            raise _NotWindowedError
-        return _Pointwise((node.all_input_nodes[0],))
-    if node.op == "call_function" and node.target is torch.cat:
-        if (*node.args[1:], *node.kwargs.values()) not in ((1,), (-3,)):
-            raise _NotWindowedError
-        return _Pointwise(tuple(node.all_input_nodes))
-    raise _NotWindowedError
 
 
 class _Plan:
@@ -308,13 +61,13 @@ class _Plan:
             if node.op == "placeholder" and not self.axes:  # further placeholders have defaults
                 height, width = node.meta["shape"][2:]
                 self.extents = height, width
-                self.axes[node] = _Axis(0, 0, 1, height), _Axis(0, 0, 1, width)
+                self.axes[node] = Axis(0, 0, 1, height), Axis(0, 0, 1, width)
             elif changed and not asks_for_kind(node):
                 try:
                     if not dense.isdisjoint(changed):
-                        raise _NotWindowedError
-                    self._add(node, _step(node, network), changed)
-                except _NotWindowedError:
+                        raise NotWindowedError
+                    self._add(node, step_of(node, network), changed)
+                except NotWindowedError:
                     dense.update((node, *changed))  # once dense, always dense, so that each map has one form only
                     for source in self.axes.keys() & set(changed):
                         self._keep(source)
@@ -322,19 +75,19 @@ class _Plan:
     def _add(self, node: fx.Node, step: Step, changed: list[fx.Node]) -> None:
         shape = node.meta.get("shape", ())
         if len(shape) != 4:
-            raise _NotWindowedError
-        if isinstance(step, _Slide):
+            raise NotWindowedError
+        if isinstance(step, Slide):
             axes = step.axes(self.axes[step.maps], shape) if changed == [step.maps] else None
         else:
             axes = self._joined(step, node, changed)
         if axes is None or axes[0].size * axes[1].size > LARGEST_SHARE * shape[2] * shape[3]:
-            raise _NotWindowedError
+            raise NotWindowedError
         self.steps[node], self.axes[node] = step, axes
         for source in changed:
             if self.axes[source] != axes:
                 self._keep(source, node)
 
-    def _joined(self, step: _Pointwise, node: fx.Node, changed: list[fx.Node]) -> Axes | None:
+    def _joined(self, step: Pointwise, node: fx.Node, changed: list[fx.Node]) -> Axes | None:
         """Return the windows that contain those of all operands, if they can be joined."""
         for source in step.maps:
             shape = source.meta.get("shape", ())
@@ -358,13 +111,13 @@ class _Plan:
             begins, length = torch.zeros_like(pixels), axis.extent
             if reader is not None:
                 begins, length = self.axes[reader][along].start(pixels), self.axes[reader][along].size
-            if isinstance(step, _Slide):
+            if isinstance(step, Slide):
                 begins, length = (
                     begins * step.stride[along] - step.padding[along],
                     step.lengths((length, length))[along],
                 )
             spans.append(Span.around(begins, length, axis.start(pixels), axis.size))
-        cut, fill = Cut(*spans), step.fill if isinstance(step, _Slide) else 0.0
+        cut, fill = Cut(*spans), step.fill if isinstance(step, Slide) else 0.0
         self.cuts[source, reader] = cut, fill
         margins = cut.margins((self.axes[source][0].extent, self.axes[source][1].extent))
         before = self.margins[source].get(fill, margins)
@@ -443,7 +196,7 @@ class _Program:
     def _is_uniform(self, last: fx.Node, chain: Chain) -> bool:
         """Tell whether all of a chain is evaluated on the same windows, or on whole maps."""
         step = self.plan.steps.get(chain.layer)
-        convolved = isinstance(step, _Slide) and getattr(step.apply, "func", None) is F.conv2d
+        convolved = isinstance(step, Slide) and getattr(step.apply, "func", None) is F.conv2d
         return len({self.plan.axes.get(node) for node in (*chain.inner, last)}) == 1 and (step is None or convolved)
 
     def _reads(self, node: fx.Node) -> list[fx.Node]:
@@ -473,7 +226,7 @@ class _Program:
             chain = self.chains[node]
             readers = (*chain.inner, node)  # the first reads maps, the second, if it is a sum, the other one
             return self._layer(chain, [self._window(*read) for read in zip(chain.reads, readers, strict=False)], (0, 0))
-        if isinstance(step, _Slide):
+        if isinstance(step, Slide):
             window, apply, operands = self._window(step.maps, node), step.apply, step.operands
             return lambda change: apply(window(change), *fx.map_arg(operands, change.env.__getitem__))
         windows = {source: self._window(source, node) for source in step.maps}
@@ -499,7 +252,7 @@ class _Program:
             return lambda _: value
         call, args, kwargs = _called(node, self.network), node.args, node.kwargs
         if isinstance(call, nn.MaxPool2d) and _is_pool(call):
-            call = functools.partial(max_pool, kernel_size=_pair(call.kernel_size), stride=_pair(call.stride))
+            call = functools.partial(max_pool, kernel_size=pair(call.kernel_size), stride=pair(call.stride))
         nodes = [arg for arg in args if isinstance(arg, fx.Node)]
         if not kwargs and len(nodes) == len(args):
             return lambda change: call(*[change.env[source] for source in nodes])
@@ -596,7 +349,7 @@ class WindowedNetwork:
         self._program = _Program(self._network, self._plan)
         self._places = self._plan.places()
         self.worthwhile = any(
-            isinstance(step, _Slide) and (step.operands or max(step.kernel) > 1) for step in self._plan.steps.values()
+            isinstance(step, Slide) and (step.operands or max(step.kernel) > 1) for step in self._plan.steps.values()
         )
 
     def clean(self, images: Tensor) -> CleanMaps:

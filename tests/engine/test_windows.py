@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from windowed import Changes, changes, computed, pictures
 
-from onepix.engine import windows
+from onepix.engine import sliding, windows
 from onepix.engine.windows import WindowedNetwork
 from onepix.errors import OnepixError
 from onepix.networks.build import build
@@ -143,7 +143,7 @@ def test_other_layers_are_evaluated_densely(layer):
     assert agrees(randomised(nn.Sequential(nn.Conv2d(3, 3, 3), layer, nn.Conv2d(3, 2, 3))), (3, 13, 10))
 
 
-@pytest.mark.parametrize("kind", sorted(windows.POINTWISE_MODULES, key=str), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", sorted(sliding.POINTWISE_MODULES, key=str), ids=lambda kind: kind.__name__)
 def test_pointwise_modules(kind):
     layer = kind(4) if kind is nn.BatchNorm2d else kind()
     assert agrees(randomised(nn.Sequential(nn.Conv2d(2, 4, 3, 2), layer, nn.Conv2d(4, 2, 3))), (2, 12, 9))
