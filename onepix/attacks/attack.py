@@ -19,7 +19,7 @@ from onepix.attacks.journal import Journal
 from onepix.attacks.order import FirstOrder, backward_passes, first_order
 from onepix.attacks.probabilities import probability_columns
 from onepix.attacks.random_search import RandomDraws
-from onepix.attacks.scan import ScanMaps, Scanning, most_candidates
+from onepix.attacks.scan import ScanMaps, Scanning, most_candidates, without_gradient
 from onepix.attacks.search import Method, Outcome, Task, begin, run_search
 from onepix.config.attacks import AttackSettings, DifferentialEvolution, RandomSearch
 from onepix.config.engine import Engine
@@ -186,8 +186,9 @@ def _method(task: Task, ids: list[int], keep_maps: bool) -> tuple[Method, int, d
         return Evolution(settings, streams, shape, device), most, {}
     if isinstance(settings, RandomSearch):
         return RandomDraws(settings, streams, shape, device), most, {}
-    lacking = _lacking_gradient(task) if settings.gradient else "not wanted"
-    passes = 0 if lacking else backward_passes(task.clean.shape[1])
+    passes = backward_passes(task.clean.shape[1])
+    lacking = without_gradient(settings, passes) or _lacking_gradient(task)
+    passes = 0 if lacking else passes
 
     def prior(attacks: Tensor, colours: Tensor) -> FirstOrder:
         if not lacking:

@@ -222,12 +222,21 @@ def most_candidates(settings: Scan, shape: tuple[int, int, int]) -> int:
     Raises
     ------
     OnepixError
-        If the budget leaves nothing for the scan, or the refinement's is smaller than one of its rounds.
+        If refinement leaves nothing of the budget, or its own is smaller than one of its rounds.
     """
     height, width, channels = shape
-    passes = NEAREST if settings.gradient else 0
+    passes = 0 if without_gradient(settings, NEAREST) else NEAREST
     whole = colour_count(settings, channels) * height * width
     return _most_of_the_set(settings, whole, passes, shape) + passes + _refinement(settings, shape)
+
+
+def without_gradient(settings: Scan, passes: int) -> str:
+    """Say why so many backward passes are left out by the settings; empty if they are not."""
+    if not settings.gradient:
+        return "not wanted"
+    if settings.budget is not None and settings.budget <= passes:
+        return f"not used: a budget of {settings.budget} has no room for {passes} backward passes and a candidate"
+    return ""
 
 
 def _most_of_the_set(settings: Scan, candidates: int, passes: int, shape: tuple[int, int, int]) -> int:
@@ -239,7 +248,7 @@ def _most_of_the_set(settings: Scan, candidates: int, passes: int, shape: tuple[
     if left < 1:
         raise OnepixError(
             f"scan: of a budget of {settings.budget}, {passes} backward passes and {refinement} candidates of "
-            "refinement leave nothing for the scan itself; expected a larger budget, or a smaller refine"
+            "refinement leave nothing for the scan; expected a larger budget, or a smaller refine"
         )
     return min(left, candidates)
 

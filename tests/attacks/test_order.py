@@ -293,8 +293,10 @@ def test_refinement_within_a_budget_finds_a_colour_between_those_of_the_set():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"budget": 2}, "of a budget of 2, 2 backward passes and 0 candidates of refinement leave nothing"),
-        ({"budget": 20, "refine": 4}, "2 backward passes and 24 candidates of refinement leave nothing"),
+        (
+            {"budget": 20, "refine": 4},
+            "of a budget of 20, 2 backward passes and 24 candidates of refinement leave nothing",
+        ),
         ({"refine": 4, "refine_budget": 20}, "refine_budget 20 is smaller than one round of refinement, which has 24"),
     ],
 )
@@ -309,6 +311,16 @@ def test_a_budget_that_is_too_small(settings, said):
         )
     with pytest.raises(OnepixError, match=said):
         budget(scan(**settings), (5, 7, 3))
+
+
+def test_a_budget_without_room_for_the_gradient():
+    labels = linear()(pictures(1)).argmax(1).numpy()
+    images = ImageSet(pictures(1).numpy(), labels, np.zeros(1, np.int64), tuple("abcd"), "made by a test")
+    done = attack_images(linear(), images, scan(budget=2))
+    assert done.evaluation["gradient"] == "not used: a budget of 2 has no room for 2 backward passes and a candidate"
+    assert (done.records["queries"].item(), done.records["backward_passes"].item()) == (2, 0)
+    done = attack_images(linear(), images, scan(budget=3))
+    assert (done.records["queries"].item(), done.records["backward_passes"].item()) == (3, 2)
 
 
 def test_refinement_larger_than_the_budget():

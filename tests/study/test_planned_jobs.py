@@ -66,12 +66,12 @@ def test_more_generations(finished_study, tmp_path):
     assert by_rule["attack"] == (3, "attacks.de.generations: 4 → 5")
     assert by_rule["propagation"] == (3, "after attack")
     assert by_rule["controls"] == (3, "after locality")
-    assert by_run["lenet"][:2] == ["8 of 8", "9,600"]
-    assert by_run["resnet20"][:2] == ["4 of 4", "4,800"]
+    assert by_run["lenet"][:3] == ["8 of 8", "1,200", "9,600"]
+    assert by_run["resnet20"][:3] == ["4 of 4", "1,200", "4,800"]
     assert by_run["sum"][:2] == ["12 of 12", "14,400"]
     for cells in (by_run["lenet"], by_run["resnet20"]):
-        assert re.fullmatch(r"[1-9][\d,.]*", cells[2]), cells
-        assert re.fullmatch(r"(< 1|[\d.]+) (s|min|h|d)", cells[3]), cells
+        assert re.fullmatch(r"[1-9][\d,.]*", cells[3]), cells
+        assert re.fullmatch(r"(< 1|[\d.]+) (s|min|h|d)", cells[4]), cells
     assert "Passes per second were measured just now" in notes
     assert "Only attacks are counted; the jobs of other rules take time, too." in notes
 
@@ -83,9 +83,9 @@ def test_more_images(finished_study, tmp_path):
     assert by_rule["attack"] == (1, "new")
     assert by_rule["propagation"] == (1, "new")
     assert by_rule["receptive_fields"][1].startswith("runs.0.images: 0-7 → 0-11")
-    assert by_run["lenet"][:2] == ["4 of 12", "4,000"]
-    assert by_run["lenet"][2:] == ["?", "?"], "nothing was tried"
-    assert by_run["resnet20"] == ["0 of 4", "0", "–", "–"]
+    assert by_run["lenet"][:3] == ["4 of 12", "1,000", "4,000"]
+    assert by_run["lenet"][3:] == ["?", "?"], "nothing was tried"
+    assert by_run["resnet20"] == ["0 of 4", "1,000", "0", "–", "–"]
     assert by_run["sum"] == ["4 of 16", "4,000", "?"]
 
 
@@ -130,7 +130,7 @@ def test_images_chosen_by_a_rule_are_not_known_yet(finished_study, tmp_path):
     config = finished_study.changed("runs", 1, "images", to={"first": 4})
     by_rule, by_run, notes = told(planned(finished_study, tmp_path, config, "--no-trial"))
     assert by_rule["selection"] == (1, "new")
-    assert by_run["resnet20"] == ["?", "?", "?", "?"]
+    assert by_run["resnet20"] == ["?", "?", "?", "?", "?"]
     assert by_run["lenet"][0] == "0 of 8"
     assert "sample × resnet20 × de: a rule will choose the images when the dataset has been fetched" in notes
 
