@@ -85,7 +85,7 @@ def test_more_images(finished_study, tmp_path):
     assert by_rule["receptive_fields"][1].startswith("runs.0.images: 0-7 → 0-11")
     assert by_run["lenet"][:3] == ["4 of 12", "1,000", "4,000"]
     assert by_run["lenet"][3:] == ["?", "?"], "nothing was tried"
-    assert by_run["resnet20"] == ["0 of 4", "1,000", "0", "–", "–"]
+    assert by_run["resnet20"] == ["0 of 4", "–", "0", "–", "–"]
     assert by_run["sum"] == ["4 of 16", "4,000", "?"]
 
 
@@ -144,8 +144,8 @@ def test_a_dataset_to_be_fetched(finished_study, tmp_path, monkeypatch):
     run = planned(finished_study, tmp_path, config)
     assert (run.returncode, run.stderr) == (0, "")
     evolution, scan = (line.split() for line in run.stdout.splitlines() if line.startswith(" later "))
-    assert evolution[2:7] == ["de", "4", "of", "4", "4,000"]
-    assert scan[2:7] == ["scan", "4", "of", "4", "?"]
+    assert evolution[2:8] == ["de", "4", "of", "4", "1,000", "4,000"]
+    assert scan[2:8] == ["scan", "4", "of", "4", "?", "?"]
     assert "later × lenet: to be fetched: later: " in run.stdout
 
 
