@@ -10,11 +10,11 @@ rule attack:
         LAYOUT.chunk("attack", RUN, "{chunk}"),
     log:
         layout.log("attack", "{dataset}", "{network}", "{attack}", "{chunk}"),
+    # The longest jobs first, side by side: what follows fills the gaps, and no long job is left to run alone at the end.
+    priority: 1
     conda:
         "../../environment.yml"
     threads: 1
-    # The longest jobs first, side by side: what follows fills the gaps, and no long job is left to run alone at the end.
-    priority: 1
     resources:
         gpu=GPU,
         mem_mb=growing(4000),
