@@ -68,7 +68,7 @@ class Outcome:
     reached : Tensor
         bool, shape (B,).
     queries : Tensor
-        int64, shape (B,): candidates evaluated.
+        int64, shape (B,): candidates evaluated, and backward passes.
     queries_to_success, queries_to_threshold : Tensor
         int64, shape (B,): up to and including `flip` and `past`; −1 where there is none.
     rechecked : Tensor

@@ -68,7 +68,7 @@ def _of_a_batch(classifier: Classifier, images: Tensor, forms: Forms, index: Ten
         logits = classifier.logits_of(functools.partial(classifier.network, seen.clone()), batch.shape)
         if not logits.requires_grad:
             raise OnepixError(f"network {classifier.name} has no gradient: its logits do not depend on the image")
-        values = (forms(logits.detach(), index.clone())[..., :] * logits[:, None]).sum(2)
+        values = (forms(logits.detach(), index.clone()) * logits[:, None]).sum(2)
         gradients = [torch.autograd.grad(form.sum(), seen, retain_graph=True)[0] for form in values.unbind(1)]
     per_unit = torch.stack(gradients, 1).double() / (255 * classifier.std.double())
     return values.detach().double(), per_unit
